@@ -1,0 +1,271 @@
+"""A small Stable Diffusion, from nothing: tokenizer, text encoder, autoencoder, UNet, and the loops that train them.
+
+Used by `pretrain` (which makes `models/base`) and by `base` (which continues from it on a hospital's own images).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from stages.runtime.progress import progress
+
+WORDS = (
+    "a an of the on with and year old patient male female man woman child image photo picture dermoscopic skin lesion "
+    "actinic keratosis basal cell carcinoma benign melanoma melanocytic nevus back face lower leg trunk upper arm "
+    "very light medium tan brown dark brain mri scan axial mammogram breast x ray slice showing normal healthy"
+).split()
+
+
+def build_tokenizer(words: Sequence[str] = tuple(WORDS), length: int = 48) -> Any:
+    """A `CLIPTokenizer` in which each of `words` is one token and any other text is spelled in letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    letters = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789-,.'()/_"]
+    trained.train_from_iterator(
+        # Rank merges by a fixed count, so that the vocabulary does not hang on ties.
+        [" ".join([w] * (len(words) - i + 1)) for i, w in enumerate(words)] + letters,
+        trainers.BpeTrainer(vocab_size=4000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False),
+    )
+    model = json.loads(trained.to_str())["model"]
+    tokens = sorted(set(model["vocab"]) | set(letters) | {c + "</w>" for c in letters})
+    vocab = {t: i for i, t in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+
+
+def build_pipeline(tokenizer: Any, size: int, widths: tuple[int, ...], ae_widths: tuple[int, ...], text_dim: int = 128, latent_channels: int = 6) -> Any:
+    """An untrained `StableDiffusionPipeline` for `size` px images with latents of (latent_channels, size/4, size/4) when `ae_widths` has three levels."""
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    latent = size // 2 ** (len(ae_widths) - 1)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(ae_widths),
+        up_block_types=("UpDecoderBlock2D",) * len(ae_widths),
+        block_out_channels=ae_widths,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        sample_size=size,
+        mid_block_add_attention=False,
+    )
+    levels = len(widths)
+    unet = UNet2DConditionModel(
+        sample_size=latent,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+        block_out_channels=widths,
+        layers_per_block=1,
+        cross_attention_dim=text_dim,
+        attention_head_dim=32,
+        norm_num_groups=16,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=text_dim,
+            intermediate_size=2 * text_dim,
+            projection_dim=text_dim,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    scheduler = DPMSolverMultistepScheduler(
+        # beta_end above Stable Diffusion's 0.012: at 16x16 latents the last step must leave no trace of the
+        # mean colour, or samples could not choose their own skin tone.
+        beta_start=0.00085,
+        beta_end=0.018,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float in -1..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def _dihedral(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    turns, flip = int(torch.randint(4, (1,), generator=generator)), bool(torch.randint(2, (1,), generator=generator))
+    batch = torch.rot90(batch, turns, (2, 3))
+    return batch.flip(3) if flip else batch
+
+
+def _schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 50) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then a cosine down to 2% of the learning rate."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1.0, (s + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(s / steps, 1.0))))
+    )
+
+
+def train_autoencoder(vae: Any, images: NDArray[np.uint8], *, steps: int, batch: int, lr: float, seed: int, kl: float = 2e-7) -> list[float]:
+    """Train `vae` in place on (N, H, W, 3) uint8 `images`; returns the training PSNR (dB) every 50 steps.
+
+    Loss: squared error and absolute error of pixels and of their gradients, and a small KL term. `scale_latents`
+    must follow.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    vae.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = _schedule(optimizer, steps)
+    curve: list[float] = []
+    errors: list[float] = []
+    side = images.shape[1]
+    for step in progress(range(steps), "autoencoder", "step"):
+        rows = torch.randint(len(images), (batch,), generator=generator).numpy()
+        # Crops of half the side for the first 80%: the network is convolutional, so they teach the same at a
+        # quarter of the cost; whole images at the end give the group normalisation its final statistics.
+        crop = side // 2 if step < 0.8 * steps else side
+        top, left = torch.randint(side - crop + 1, (2,), generator=generator).tolist()
+        x = to_tensor(images[rows, top : top + crop, left : left + crop])
+        x = _dihedral(x, generator).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.mean + 0.02 * torch.randn(posterior.mean.shape, generator=generator)).sample
+        edges = (x.diff(dim=2) - y.diff(dim=2)).abs().mean() + (x.diff(dim=3) - y.diff(dim=3)).abs().mean()
+        error = F.mse_loss(y, x)
+        loss = error + 0.1 * F.l1_loss(y, x) + 0.05 * edges + kl * posterior.kl().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        errors.append(error.item() / 4)
+        if (step + 1) % 50 == 0:
+            curve.append(float(-10 * np.log10(np.mean(errors[-50:]))))
+            if (step + 1) % 250 == 0:
+                print(f" step {step + 1}: {curve[-1]:.2f} dB", flush=True)
+    vae.eval()
+    return curve
+
+
+def scale_latents(vae: Any, images: NDArray[np.uint8]) -> None:
+    """Set `vae.config.scaling_factor` so that the latents of `images` have unit standard deviation."""
+    vae.register_to_config(scaling_factor=1.0)
+    vae.register_to_config(scaling_factor=float(1 / encode(vae, images).std()))
+
+
+@torch.no_grad()
+def encode(vae: Any, images: NDArray[np.uint8], batch: int = 64) -> torch.Tensor:
+    """Scaled latent means (N, C, h, w) of (N, H, W, 3) uint8 images."""
+    parts = [vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
+    return torch.cat(parts) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.uint8]:
+    """`images` (N, H, W, 3) uint8 through the autoencoder and back."""
+    parts = [
+        vae.decode(vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean).sample for i in range(0, len(images), batch)
+    ]
+    return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of each image pair, in dB: 10 log10(255^2 / MSE). Shapes (N, H, W, 3)."""
+    mse = ((a.astype(np.float64) - b.astype(np.float64)) ** 2).reshape(len(a), -1).mean(1)
+    return np.asarray(10 * np.log10(255**2 / np.maximum(mse, 1e-9)))
+
+
+def noise_schedule(scheduler: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(signal, noise) amplitudes per training timestep, each (T,): sqrt(a_t) and sqrt(1 - a_t)."""
+    alphas = scheduler.alphas_cumprod.float()
+    return alphas.sqrt(), (1 - alphas).sqrt()
+
+
+def min_snr_weight(signal: torch.Tensor, noise: torch.Tensor, prediction: str, gamma: float = 5.0) -> torch.Tensor:
+    """Min-SNR-gamma loss weights (Hang et al. 2023, arXiv:2303.09556), for `v_prediction` or `epsilon` targets."""
+    snr = (signal / noise) ** 2
+    clipped = snr.clamp(max=gamma)
+    return clipped / (snr + 1) if prediction == "v_prediction" else clipped / snr
+
+
+def denoising_loss(
+    unet: Any, latents: torch.Tensor, context: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, scheduler: Any, gamma: float = 5.0
+) -> torch.Tensor:
+    """Mean min-SNR weighted squared error of the UNet's prediction. latents (B, C, h, w), context (B, L, D), t (B,)."""
+    signal, noise = noise_schedule(scheduler)
+    a, s = signal[t].to(latents), noise[t].to(latents)
+    noisy = a[:, None, None, None] * latents + s[:, None, None, None] * eps
+    kind = scheduler.config.prediction_type
+    target = a[:, None, None, None] * eps - s[:, None, None, None] * latents if kind == "v_prediction" else eps
+    error = (unet(noisy, t, context).sample.float() - target.float()) ** 2
+    return (error.mean((1, 2, 3)) * min_snr_weight(a, s, kind, gamma)).mean()
+
+
+def embed(pipe: Any, prompts: Sequence[str]) -> torch.Tensor:
+    """Text embeddings (N, L, D) of `prompts`, with gradients."""
+    ids = pipe.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    out: torch.Tensor = pipe.text_encoder(ids.to(pipe.text_encoder.device))[0]
+    return out
+
+
+def train_denoiser(
+    pipe: Any, latents: torch.Tensor, prompts: Sequence[str], *, steps: int, batch: int, lr: float, seed: int, ema: float = 0.998, drop: float = 0.1
+) -> list[float]:
+    """Train UNet and text encoder together on latents (N, C, h, w); both end as their moving averages. Returns the loss every 50 steps.
+
+    `drop` of the prompts are emptied, for classifier-free guidance.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    modules = torch.nn.ModuleList([pipe.unet, pipe.text_encoder]).train()
+    pipe.unet.to(memory_format=torch.channels_last)
+    average = copy.deepcopy(modules).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
+    schedule = _schedule(optimizer, steps)
+    curve: list[float] = []
+    losses: list[float] = []
+    for step in progress(range(steps), "UNet and text encoder", "step"):
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        empty = torch.rand(batch, generator=generator) < drop
+        context = embed(pipe, ["" if e else prompts[r] for r, e in zip(rows.tolist(), empty.tolist(), strict=True)])
+        x = latents[rows].contiguous(memory_format=torch.channels_last)
+        t = torch.randint(pipe.scheduler.config.num_train_timesteps, (batch,), generator=generator)
+        loss = denoising_loss(pipe.unet, x, context, t, torch.randn(x.shape, generator=generator), pipe.scheduler)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        decay = min(ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, live in zip(average.parameters(), modules.parameters(), strict=True):
+                kept.lerp_(live, 1 - decay)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            curve.append(float(np.mean(losses[-50:])))
+            print(f" step {step + 1}: loss {curve[-1]:.4f}", flush=True)
+    with torch.no_grad():
+        for kept, live in zip(average.parameters(), modules.parameters(), strict=True):
+            live.copy_(kept)
+    modules.eval()
+    return curve

@@ -1,0 +1,92 @@
+"""The corpora that `models/base` is trained on: drawings in a namespace of their own, shared with no data set."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.imaging.phantoms import COMMON, Lesion, class_free_lesion, draw_lesion, render, rng_for
+from stages.runtime.progress import progress
+
+#: The names of the common classes, as captions say them. Rare classes are never named to the base.
+TITLES = {
+    "akiec": "actinic keratosis",
+    "bcc": "basal cell carcinoma",
+    "bkl": "benign keratosis",
+    "mel": "melanoma",
+    "nv": "melanocytic nevus",
+}
+
+
+def caption(lesion: Lesion, rng: np.random.Generator) -> str:
+    """One sentence on `lesion`; each attribute is named or left out at random, so that all are optional at sampling."""
+    title = TITLES[lesion.label]
+    words = [f"a dermoscopic image of {'an' if title[0] in 'aeiou' else 'a'} {title}" if lesion.label != "mel" else "a dermoscopic image of melanoma"]
+    if rng.random() < 0.6:
+        words.append(f"on the {lesion.site}")
+    if rng.random() < 0.6:
+        words.append(f"of a {lesion.age} year old {lesion.sex if rng.random() < 0.5 else 'patient'}")
+    if rng.random() < 0.6:
+        words.append(f"on {lesion.skin_tone} skin")
+    return " ".join(words)
+
+
+def dead_leaves(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+    """Overlapping discs and bars of random colours: edges and textures of no lesion at all. (size, size, 3) uint8."""
+    y, x = np.mgrid[0:size, 0:size]
+    image = np.zeros((size, size, 3)) + rng.uniform(0, 1, 3)
+    for _ in range(int(rng.integers(15, 60))):
+        cx, cy, turn = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(0, np.pi)
+        radius = size * 0.03 / rng.uniform(0.1, 1.0)
+        across = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
+        if rng.random() < 0.3:
+            distance = np.abs(across) - rng.uniform(0.5, 2.5)
+        else:
+            along = -(x - cx) * np.sin(turn) + (y - cy) * np.cos(turn)
+            distance = np.hypot(across, along * rng.uniform(0.6, 1.6)) - radius
+        cover = np.clip(0.5 - distance, 0, 1)[..., None]
+        image = image * (1 - cover) + cover * rng.uniform(0, 1, 3)
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _variety(size: int, index: int) -> NDArray[np.uint8]:
+    rng = rng_for("pretrain/variety", index)
+    if index % 5 == 0:
+        return dead_leaves(rng, size)
+    pixels = render(class_free_lesion(rng), rng, size).pixels.astype(np.float32)
+    if rng.random() < 0.5:  # colours of no lesion: channels change places and are scaled
+        pixels = pixels[..., rng.permutation(3)] * rng.uniform(0.6, 1.2, 3).astype(np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _captioned(size: int, namespace: str, classes: tuple[str, ...], index: int) -> tuple[NDArray[np.uint8], str, int]:
+    rng = rng_for(namespace, index)
+    label = index % len(classes)
+    lesion = draw_lesion(classes[label], rng)
+    text = caption(lesion, rng) if lesion.label in TITLES else ""
+    return render(lesion, rng, size).pixels, text, label
+
+
+def variety(count: int, size: int, processes: int = 2) -> NDArray[np.uint8]:
+    """(count, size, size, 3) uint8 images of no class: what the autoencoder is trained on."""
+    with ProcessPoolExecutor(processes) as pool:
+        work = pool.map(partial(_variety, size), range(count), chunksize=64)
+        return np.stack(list(progress(work, "class-free corpus", "image", count)))
+
+
+def captioned(
+    count: int, size: int, namespace: str = "pretrain/captioned", classes: tuple[str, ...] = COMMON, processes: int = 2
+) -> tuple[NDArray[np.uint8], list[str], NDArray[np.int64]]:
+    """Images (count, size, size, 3) uint8, captions ("" for rare classes) and class indices, classes in turn; one lesion an image."""
+    with ProcessPoolExecutor(processes) as pool:
+        work = pool.map(partial(_captioned, size, namespace, classes), range(count), chunksize=64)
+        images, texts, labels = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
+    return np.stack(images), list(texts), np.array(labels)
+
+
+def group_of(namespace: str, index: int) -> str:
+    """The group id of a pretraining lesion, which no data set can share."""
+    return f"{namespace}/{index}"

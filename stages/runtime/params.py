@@ -1,0 +1,280 @@
+"""params.yaml, typed: one block per stage. The whole file is checked each time any part of it is read.
+
+An unknown key, a missing key or a value of the wrong type (`1e-4` is a string to YAML) is refused by its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from stages.runtime.checked import explain, read_yaml
+from stages.runtime.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Block(BaseModel):
+    """A block of params.yaml: no unknown keys, no silent conversions, no defaults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PretrainAutoencoder(Block):
+    """Training of the autoencoder: `images` in its class-free corpus."""
+
+    widths: list[PositiveInt]
+    images: PositiveInt
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+
+
+class PretrainDenoiser(PretrainAutoencoder):
+    """Training of UNet and text encoder on captioned drawings of the common classes."""
+
+
+class PretrainBackbone(Block):
+    """Training of the timm backbone on the same drawings."""
+
+    name: str
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+
+
+class Pretrain(Block):
+    """How models/base is made (frozen)."""
+
+    size: PositiveInt
+    seed: Natural
+    autoencoder: PretrainAutoencoder
+    denoiser: PretrainDenoiser
+    backbone: PretrainBackbone
+
+
+class RareCommon(Block):
+    """Images per class, for the rare and for the other classes."""
+
+    rare: Natural
+    common: Natural
+
+
+class Phantom(Block):
+    """The procedural data set: images per class and split; `train` by class, 1 to 3 images a lesion there."""
+
+    name: str
+    version: PositiveInt
+    seed: Natural
+    size: PositiveInt
+    train: dict[str, PositiveInt]
+    val: PositiveInt
+    cal: PositiveInt
+    test: PositiveInt
+    reserve: RareCommon
+    oracle: RareCommon
+
+
+class Refine(Block):
+    """Crop, resize and the search for duplicates. `hash_distance` in bits of 64, `correlation` of pixels."""
+
+    size: PositiveInt
+    hash_distance: Natural
+    correlation: Share
+    max_cluster_share: Share
+
+
+class Split(Block):
+    """Shares of the groups per part (`train` takes the rest); `base` counts images of common classes.
+
+    `max_images` caps what enters at all, per class (null: all); a capped class keeps whole groups, drawn by `seed`.
+    Of the surplus over `max_train_per_rare_class`, half goes to `oracle` and half to `reserve`.
+    """
+
+    seed: Natural
+    val: Share
+    cal: Share
+    test: Share
+    base: Natural
+    folds: Annotated[int, Field(ge=2)]
+    max_images: dict[str, PositiveInt]
+    max_train_per_rare_class: PositiveInt | None
+
+
+class DataReport(Block):
+    """The data report: `sheet` example images a class on its contact sheet."""
+
+    sheet: PositiveInt
+
+
+class Base(Block):
+    """The base model: `source` is a folder or a hub id, `revision` pins a hub id. `train` continues it on split `base`."""
+
+    source: str
+    revision: str | None
+    backbone: str | None
+    train: bool
+    seed: Natural
+    autoencoder_steps: PositiveInt
+    denoiser_steps: PositiveInt
+    backbone_steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+
+
+class Augment(Block):
+    """Augmentation of every classifier: rotation in degrees, zoom and colour as relative ranges."""
+
+    flips: bool
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    zoom: Share
+    colour: Share
+
+
+class Judge(Block):
+    """The k-fold judge that filters synthetic images; `accept` is the least probability of the wanted class."""
+
+    backbone: str
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0)]
+    accept: Share
+
+
+class LoraTrain(Block):
+    """Textual inversion for `token_steps`, then LoRA for `steps`; the held-out denoising loss picks the checkpoint."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    targets: list[str]
+    tokens: PositiveInt
+    token_steps: Natural
+    token_lr: PositiveFloat
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    min_snr_gamma: PositiveFloat
+    ema: Share
+    prompt_drop: Share
+    checkpoints: PositiveInt
+    held_out: PositiveInt
+    seed: Natural
+
+
+class Generate(Block):
+    """The pool per disease: `pool` accepted images, `text2img` of them from text, the rest img2img at `strength`."""
+
+    pool: PositiveInt
+    max_attempts: PositiveInt
+    text2img: Share
+    strength: Share
+    guidance: PositiveFloat
+    steps: PositiveInt
+    batch: PositiveInt
+    seed: Natural
+    min_distance: Share
+
+
+class Mix(Block):
+    """How many synthetic (or duplicated) images each rare class gets, per seed."""
+
+    per_class: PositiveInt
+
+
+class Train(Block):
+    """What every regime has in common. `learning rate` and `weight decay` were chosen once, on `real`."""
+
+    backbone: str
+    pretrained: bool
+    seeds: list[PositiveInt] = Field(min_length=1)
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0)]
+    loss: Literal["cross_entropy", "focal"]
+    focal_gamma: Annotated[float, Field(ge=0)]
+    checkpoints: PositiveInt
+    augment: Augment
+
+
+class Regime(Block):
+    """What sets one regime apart: class weights in the loss (inverse frequency to the power given; 0 is none), RandAugment."""
+
+    class_weighting: Share
+    randaugment: bool
+
+
+class RealRegime(Regime):
+    """`aa_seeds` are trained beside `train.seeds` for real against real (A/A)."""
+
+    aa_seeds: list[PositiveInt]
+
+
+class Evaluate(Block):
+    """`candidate` was chosen on val; `regime` names what metrics.json shows."""
+
+    candidate: str
+    regime: str
+    bootstrap: PositiveInt
+    min_seeds: PositiveInt
+    logit_tau: PositiveFloat
+    seed: Natural
+
+
+class Params(Block):
+    """The whole of params.yaml."""
+
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    rare: list[str] = Field(min_length=1)
+    threads: PositiveInt
+    phantom: Phantom
+    refine: Refine
+    split: Split
+    data_report: DataReport
+    base: Base
+    judge: Judge
+    lora_train: LoraTrain
+    generate: Generate
+    mix: Mix
+    train: Train
+    train_real: RealRegime
+    train_synth: Regime
+    train_combined: Regime
+    train_weighted: Regime
+    train_duplicate: Regime
+    train_randaugment: Regime
+    evaluate: Evaluate
+    pretrain: Pretrain
+
+    @model_validator(mode="after")
+    def _agree(self) -> Params:
+        if self.split.val + self.split.cal + self.split.test >= 1:
+            raise ValueError("split.val + split.cal + split.test must stay under 1, or nothing is left to train on")
+        if len(set(self.rare)) != len(self.rare):
+            raise ValueError("rare names a class twice")
+        seeds = self.train.seeds + self.train_real.aa_seeds
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("train.seeds and train_real.aa_seeds share a seed; real against real needs different ones")
+        return self
+
+    def regime(self, name: str) -> Regime:
+        """The block `train_<name>`; `UserError` for an unknown regime."""
+        if name not in REGIMES:
+            raise UserError(f"unknown regime {name!r}; one of {', '.join(REGIMES)}")
+        block: Regime = getattr(self, f"train_{name}")
+        return block
+
+
+REGIMES = tuple(f.removeprefix("train_") for f in Params.model_fields if f.startswith("train_"))
+
+
+def read_params(path: str | Path = "params.yaml") -> Params:
+    """The checked params file; `UserError` names every wrong key."""
+    try:
+        return Params.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise explain(error, path) from None

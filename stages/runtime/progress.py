@@ -1,0 +1,20 @@
+"""Progress bars: long work shows its rate and the time left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
+    """Yield `items` while a bar on stderr shows `what`, the rate in `unit`/s and the time left.
+
+    Where stderr is not a terminal (a log file, CI) a line is written at most every ten seconds.
+    """
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    yield from tqdm(items, desc=what, unit=f" {unit}", total=total, mininterval=interval, dynamic_ncols=True)
