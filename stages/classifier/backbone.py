@@ -1,0 +1,81 @@
+"""The timm backbone: built by name, started from the base's weights, from timm's pretrained ones, or from a saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+import numpy as np
+
+from stages.runtime.errors import UserError
+
+#: ImageNet's channel statistics, which timm's pretrained weights expect (0..1 RGB).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEIGHTS = "backbone.safetensors"
+
+
+def build(name: str, classes: int, start: Path | None = None, pretrained: bool = False, seed: int = 0) -> torch.nn.Module:
+    """A timm model `name` with a fresh head of `classes` outputs drawn from `seed`.
+
+    `start` is a folder with backbone.safetensors of the same architecture (its head is left out); without it,
+    `pretrained` asks timm for its own weights. Raises `UserError` when the name is unknown, the weights do not fit
+    or cannot be had.
+    """
+    torch.manual_seed(seed)
+    try:
+        model = timm.create_model(name, pretrained=pretrained and start is None, num_classes=classes)
+    except RuntimeError as error:
+        if "Unknown model" in str(error):
+            raise UserError(f"backbone {name!r} is not a timm model; see timm.list_models()") from None
+        raise
+    except Exception as error:  # the hub raises many kinds when there is no network
+        raise UserError(
+            f"pretrained weights of {name} cannot be had ({type(error).__name__}): connect once so that they are cached, "
+            "name the backbone of models/base (mobilenetv3_small_100), or set pretrained: false"
+        ) from None
+    if start is not None:
+        state = load_file(start / WEIGHTS)
+        head = {k for k in model.state_dict() if k.startswith(f"{model.default_cfg['classifier']}.")}
+        missing, unexpected = model.load_state_dict({k: v.float() for k, v in state.items() if k not in head}, strict=False)
+        if set(missing) != head or unexpected:
+            raise UserError(f"{start / WEIGHTS} does not fit {name}: missing {sorted(set(missing) - head)[:3]}, unexpected {unexpected[:3]}")
+    return model
+
+
+def save(model: torch.nn.Module, path: Path, half: bool = False) -> None:
+    """Write the state dict to `path` as safetensors, floats in half precision on request."""
+    state = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path)
+
+
+def load(name: str, classes: int, path: Path) -> torch.nn.Module:
+    """The model saved at `path`, in evaluation mode and full precision."""
+    model = timm.create_model(name, num_classes=classes)
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    return model.eval()
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) in 0..1 to ImageNet's scale, channels last."""
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return ((images - mean.to(images)) / std.to(images)).contiguous(memory_format=torch.channels_last)
+
+
+def device() -> torch.device:
+    """The GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
+    """Logits (N, C) of (N, H, W, 3) uint8 images."""
+    model = model.eval().to(device(), memory_format=torch.channels_last)
+    parts = []
+    for i in range(0, len(images), batch):
+        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
+        parts.append(model(normalise(x.to(device()))).float().cpu())
+    return torch.cat(parts).numpy() if parts else np.empty((0, 0), np.float32)

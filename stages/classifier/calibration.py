@@ -1,0 +1,82 @@
+"""Calibration on split cal: temperature, thresholds per disease and conformal sets. One row per lesion, so that rows are independent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+GRID = 1e-6  # thresholds lie on this grid, rounded to the safe side, so that float32 and JSON agree on them
+TEMPERATURES = (0.05, 20.0)
+
+
+def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities (..., C) of `logits` (..., C) divided by `temperature`."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def fit_temperature(logits: Floats, labels: NDArray[np.integer[Any]]) -> float:
+    """The temperature in 0.05..20 with the least negative log-likelihood (Guo et al. 2017); 1 without rows.
+
+    `logits` (N, C), `labels` (N,) class indices. Divide logits by it before the softmax.
+    """
+    if not len(labels):
+        return 1.0
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        chosen = softmax(logits, math.exp(log_temperature))[rows, labels]
+        return float(-np.log(np.maximum(chosen, 1e-300)).mean())
+
+    low, high = (math.log(t) for t in TEMPERATURES)
+    return round(math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x), 6)
+
+
+def disease_thresholds(p: Floats, positive: NDArray[np.bool_]) -> dict[str, float | int]:
+    """Where a disease is called present (p >= present) or absent (p < absent); between the two: cannot say.
+
+    `p` (N,) probabilities of the disease, `positive` (N,). `absent` is the largest threshold that keeps a sensitivity of 95% here,
+    `present` the smallest that keeps a specificity of 95%; if they cross, both are their midpoint, which keeps both.
+    Without positives nothing is called absent (0), without negatives nothing present (just over 1). The counts tell
+    how much a threshold is worth: under 30 positives it supports no sensitivity claim.
+    """
+    positives = np.sort(np.asarray(p, np.float64)[positive])
+    negatives = np.sort(np.asarray(p, np.float64)[~positive])[::-1]
+    absent = math.floor(positives[len(positives) // 20] / GRID) * GRID if len(positives) else 0.0
+    present = (math.floor(negatives[len(negatives) // 20] / GRID) + 1) * GRID if len(negatives) else 1.0 + GRID
+    if absent > present:
+        absent = present = (absent + present) / 2
+    return {"present": round(present, 6), "absent": round(absent, 6), "n_positive": len(positives), "n_negative": len(negatives)}
+
+
+def conformal_quantiles(p: Floats, labels: NDArray[np.integer[Any]], classes: Sequence[str], alpha: float) -> dict[str, float | None]:
+    """Per class, the quantile of the score 1 - p_true that covers it with probability 1 - alpha (class-conditional split conformal).
+
+    `p` (N, C), `labels` (N,). The ceil((n + 1)(1 - alpha))-th smallest of n scores (Vovk 2012); None where n is too small
+    for it to exist: under 9 at alpha 0.1, under 19 at alpha 0.05.
+    """
+    result: dict[str, float | None] = {}
+    for index, name in enumerate(classes):
+        scores = np.sort(1.0 - np.asarray(p, np.float64)[labels == index, index])
+        rank = len(scores) + 1 - math.floor((len(scores) + 1) * alpha + 1e-9)
+        result[name] = None if rank > len(scores) else round(math.ceil(scores[rank - 1] / GRID) * GRID, 6)
+    return result
+
+
+def conformal_set(p: Floats, quantiles: dict[str, float | None], classes: Sequence[str]) -> list[str] | None:
+    """The classes whose score 1 - p is within their quantile, for one image's probabilities `p` (C,).
+
+    None when some class had too few lesions for a quantile: a set that leaves a class out unasked promises nothing.
+    """
+    limits = [quantiles[name] for name in classes]
+    if any(limit is None for limit in limits):
+        return None
+    return [name for name, chance, limit in zip(classes, p, limits, strict=True) if limit is not None and 1.0 - float(chance) <= limit + 1e-9]

@@ -1,0 +1,70 @@
+"""A tracked model folder, loaded and checked: weights per seed, temperatures, thresholds, conformal quantiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from stages.classifier import backbone
+from stages.dataset.groups import read_seen, refuse_overlap
+from stages.runtime.errors import LawError, UserError
+from stages.runtime.files import read_json, sha256
+
+
+def read_weights(folder: Path, weights: dict[str, dict[str, str]], name: str, classes: int) -> dict[str, torch.nn.Module]:
+    """Every weight file of `folder` named in `weights` (key: {file, sha256}); `LawError` when one was changed."""
+    models = {}
+    for key, entry in weights.items():
+        path = folder / entry["file"]
+        if not path.exists() or sha256(path) != entry["sha256"]:
+            raise LawError(f"{path} is missing or was changed since it was trained; restore it with `dvc checkout` or rebuild it with `dvc repro`")
+        models[key] = backbone.load(name, classes, path)
+    return models
+
+
+class Predictor:
+    """The seed ensemble of one regime. `info` is its model.json."""
+
+    def __init__(self, info: dict[str, Any], models: dict[str, torch.nn.Module]) -> None:
+        self.info, self._models = info, models
+        self.classes: list[str] = info["classes"]
+        self.seeds: list[int] = info["seeds"]
+        self.size: int = info["transform"]["size"]
+
+    def logits(self, images: NDArray[np.uint8], seeds: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Raw logits (S, N, C) of (N, H, W, 3) uint8 images, for `seeds` (default: the ensemble's)."""
+        chosen = self.seeds if seeds is None else seeds
+        return np.stack([backbone.logits(self._models[str(s)], images) for s in chosen])
+
+    def members(self, images: NDArray[np.uint8], seeds: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Calibrated probabilities (S, N, C), one softmax(logits / temperature) per seed."""
+        chosen = self.seeds if seeds is None else seeds
+        heat = np.array([self.info["temperature"][str(s)] for s in chosen])[:, None, None]
+        return np.asarray(softmax(self.logits(images, chosen).astype(np.float64) / heat, axis=-1))
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Calibrated probabilities (N, C): the mean over the ensemble's seeds."""
+        return np.asarray(self.members(images).mean(0))
+
+
+def load(folder: str | Path, split: pd.DataFrame | None = None) -> Predictor:
+    """The model in `folder`, its weights checked against model.json and, given `split`, its groups against the sealed parts.
+
+    Raises `UserError` when there is no model, `LawError` when it was tampered with or has seen a sealed group.
+    """
+    folder = Path(folder)
+    if not (folder / "model.json").exists():
+        raise UserError(f"{folder} holds no model.json: train it with `dvc repro` (or `make reproduce`)")
+    info = read_json(folder / "model.json")
+    if sha256(folder / "groups_seen.txt") != info["groups_sha256"]:
+        raise LawError(f"{folder}/groups_seen.txt was changed since the model was trained")
+    if split is not None:
+        refuse_overlap(read_seen(folder), split, f"model {folder}")
+    return Predictor(info, read_weights(folder, info["weights"], info["backbone"], len(info["classes"])))
