@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
-GRID = 1e-6  # thresholds lie on this grid, rounded to the safe side, so that float32 and JSON agree on them
+GRID = 1e-6  # thresholds lie on this grid, at least a tenth of a step on the safe side, so that float32 and JSON agree on them
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -50,8 +50,8 @@ def disease_thresholds(p: Floats, positive: NDArray[np.bool_]) -> dict[str, floa
     """
     positives = np.sort(np.asarray(p, np.float64)[positive])
     negatives = np.sort(np.asarray(p, np.float64)[~positive])[::-1]
-    absent = math.floor(positives[len(positives) // 20] / GRID) * GRID if len(positives) else 0.0
-    present = (math.floor(negatives[len(negatives) // 20] / GRID) + 1) * GRID if len(negatives) else 1.0 + GRID
+    absent = math.floor(positives[len(positives) // 20] / GRID - 0.1) * GRID if len(positives) else 0.0
+    present = math.floor(negatives[len(negatives) // 20] / GRID + 1.1) * GRID if len(negatives) else 1.0 + GRID
     if absent > present:
         absent = present = (absent + present) / 2
     return {"present": round(present, 6), "absent": round(absent, 6), "n_positive": len(positives), "n_negative": len(negatives)}
