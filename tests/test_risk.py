@@ -1,0 +1,98 @@
+"""The arithmetic of risk: worked cases, and what must hold for any numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.risk import Finding, assess, findings, image_ratio, level, odds, probability, supported
+from stages.dataset.card import Ratio, Risk, Symptom
+
+CUT = Risk(low=0.05, high=0.3)
+SYMPTOMS = {
+    "firm": Symptom(
+        question="Firm?",
+        present={"df": Ratio(value=6, low=2, high=18, source="EXAMPLE")},
+        absent={"df": Ratio(value=0.5, low=0.2, high=0.8, source="Smith 2020")},
+    ),
+    "bled": Symptom(question="Bled?", present={"vasc": Ratio(value=2, low=1, high=4, source="EXAMPLE")}),
+}
+probabilities = st.floats(0.001, 0.999)
+counts = st.integers(1, 1000)
+
+
+def test_worked_case() -> None:
+    """Prior 10% (odds 1:9), symptom x6, image p 0.5 against a prior of 0.2 in cal (x4): odds 24:9."""
+    found = findings("df", SYMPTOMS, {"firm": "yes"})
+    image = image_ratio(0.5, 0.2, 50, 200)
+    assert image is not None and image.value == pytest.approx(4)
+    result = assess(0.1, found, image, CUT)
+    assert (result.prior, result.after_symptoms, result.after_image) == pytest.approx((0.1, 6 / 15, 24 / 33))
+    assert result.level == "high"
+
+
+def test_answers_pick_the_ratio_of_the_disease() -> None:
+    no = findings("df", SYMPTOMS, {"firm": "no", "bled": "yes"})
+    assert [f.ratio.value if f.ratio else None for f in no] == [0.5, None]
+    assert [f.example for f in no] == [False, False]
+    assert findings("df", SYMPTOMS, {"firm": "yes"})[0].example
+    assert findings("df", SYMPTOMS, {}) == ()
+
+
+def test_a_symptom_without_a_ratio_changes_nothing() -> None:
+    found = (Finding("Bled?", "yes", None),)
+    assert assess(0.2, found, None, CUT).after_symptoms == pytest.approx(0.2)
+
+
+def test_the_image_is_limited_by_what_cal_supports() -> None:
+    """10 with and 40 without the disease: no ratio over 41 or under 1/11, not even for p of 0 or 1."""
+    assert supported(10, 40) == pytest.approx((1 / 11, 41))
+    for p, expected in ((1.0, 41.0), (0.0, 1 / 11), (0.9999, 41.0)):
+        ratio = image_ratio(p, 0.2, 10, 40)
+        assert ratio is not None and ratio.value == pytest.approx(expected)
+    assert math.isinf(image_ratio(1.0, 0.2, 10, 40).raw)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("prior", "positive", "negative"), [(0.0, 0, 10), (1.0, 10, 0), (0.2, 0, 10), (0.2, 10, 0)])
+def test_an_image_says_nothing_when_cal_lacks_a_side(prior: float, positive: int, negative: int) -> None:
+    assert image_ratio(0.7, prior, positive, negative) is None
+
+
+def test_levels_at_the_cut_offs() -> None:
+    assert [level(p, CUT) for p in (0.0499, 0.05, 0.2999, 0.3, 1.0)] == ["low", "intermediate", "intermediate", "high", "high"]
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, 2.0])
+def test_a_certain_prior_is_refused(prior: float) -> None:
+    with pytest.raises(ValueError, match="prior"):
+        assess(prior, (), None, CUT)
+
+
+@given(probabilities)
+def test_odds_and_probability_are_inverse(p: float) -> None:
+    assert probability(odds(p)) == pytest.approx(p)
+
+
+@given(probabilities, probabilities, counts, counts)
+def test_a_model_that_says_the_prior_says_nothing(prior: float, cal: float, n: int, m: int) -> None:
+    image = image_ratio(cal, cal, n, m)
+    assert image is not None and image.value == pytest.approx(1)
+    assert assess(prior, (), image, CUT).after_image == pytest.approx(prior)
+
+
+@given(probabilities, probabilities, probabilities, probabilities, counts, counts)
+def test_more_probable_images_never_lower_the_risk(prior: float, cal: float, a: float, b: float, n: int, m: int) -> None:
+    low, high = sorted((a, b))
+    first, second = (assess(prior, (), image_ratio(p, cal, n, m), CUT) for p in (low, high))
+    assert first.after_image <= second.after_image
+    assert 0 < first.after_image and second.after_image < 1
+
+
+@given(probabilities, st.permutations(range(4)), st.lists(st.floats(0.1, 10), min_size=4, max_size=4))
+def test_the_order_of_symptoms_does_not_matter(prior: float, order: list[int], values: list[float]) -> None:
+    found = [Finding("?", "yes", Ratio(value=v, low=v, high=v, source="EXAMPLE")) for v in values]
+    shuffled = tuple(found[i] for i in order)
+    assert assess(prior, tuple(found), None, CUT).after_symptoms == pytest.approx(assess(prior, shuffled, None, CUT).after_symptoms)
