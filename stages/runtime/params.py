@@ -123,6 +123,7 @@ class Base(Block):
     backbone_steps: PositiveInt
     batch: PositiveInt
     lr: PositiveFloat
+    backbone_lr: PositiveFloat
 
 
 class Augment(Block):
@@ -142,6 +143,7 @@ class Judge(Block):
     batch: PositiveInt
     lr: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)]
+    class_weighting: Share
     accept: Share
 
 

@@ -1,0 +1,89 @@
+"""The bars that `models/base` has to clear, measured on drawings it has not seen. Used by `pretrain` (its card) and `make bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from stages.classifier import backbone
+from stages.classifier.fit import Recipe, fit
+from stages.diffusion.pretraining import psnr, reconstruct
+from stages.imaging import corpus
+from stages.imaging.phantoms import COMMON, RARE
+from stages.metrics.generative import kid_interval
+from stages.runtime.params import Augment
+
+GUIDANCE, STEPS = 2.0, 20
+
+
+def sample(pipe: Any, prompts: list[str], seed: int = 0, batch: int = 50) -> NDArray[np.uint8]:
+    """One image (H, W, 3) uint8 per prompt: DPM-Solver++, 20 steps, guidance 2, a generator per image."""
+    pipe.set_progress_bar_config(disable=True)
+    out = []
+    for i in range(0, len(prompts), batch):
+        part = prompts[i : i + batch]
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + i + k) for k in range(len(part))]
+        images = pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np").images
+        out.append(np.round(images * 255).astype(np.uint8))
+    return np.concatenate(out)
+
+
+def reconstruction(vae: Any, size: int, n: int) -> dict[str, Any]:
+    """Mean per-image PSNR (dB) on `n` unseen drawings of the common and of each rare class."""
+    out: dict[str, Any] = {"n_each": n}
+    for name, classes in (("common", COMMON), *((c, (c,)) for c in RARE)):
+        images, _, _ = corpus.captioned(n, size, f"bars/reconstruction/{name}", classes)
+        out[name] = round(float(psnr(images, reconstruct(vae, images)).mean()), 2)
+    return out
+
+
+def scorer(size: int, per_class: int, name: str, steps: int) -> torch.nn.Module:
+    """A classifier of the common classes trained on fresh drawings, from random weights, on nothing the base has seen."""
+    images, _, labels = corpus.captioned(per_class * len(COMMON), size, "bars/scorer")
+    model = backbone.build(name, len(COMMON), seed=1)
+    plain = Augment(flips=True, rotation=180.0, zoom=0.1, colour=0.05)
+    fit(model, images, labels, Recipe(steps=steps, batch=64, lr=0.003, weight_decay=0.01, augment=plain, seed=1))
+    return model
+
+
+@torch.no_grad()
+def features(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Pooled features (N, D) of a timm model."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
+    maps = torch.cat([model.forward_features(backbone.normalise(part)) for part in x.split(64)])  # type: ignore[operator]
+    return maps.mean((2, 3)).double().numpy()
+
+
+def naming(pipe: Any, judge: torch.nn.Module, size: int, n: int) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
+    """Share of `n` samples a common class that `judge` names as requested, its accuracy on real ones, KID and its floor."""
+    real, texts, labels = corpus.captioned(n * len(COMMON), size, "bars/real")
+    other, _, _ = corpus.captioned(n * len(COMMON), size, "bars/floor")
+    fake = sample(pipe, texts)
+    named, known = (backbone.logits(judge, x).argmax(1) == labels for x in (fake, real))
+    a, b, c = (features(judge, x) for x in (real, fake, other))
+    out = {
+        "n_each": n,
+        "named": {name: round(float(named[labels == k].mean()), 3) for k, name in enumerate(COMMON)} | {"all": round(float(named.mean()), 3)},
+        "scorer_on_real": {name: round(float(known[labels == k].mean()), 3) for k, name in enumerate(COMMON)} | {"all": round(float(known.mean()), 3)},
+        "kid": dict(zip(("value", "low", "high"), (round(v, 4) for v in kid_interval(a, b)), strict=True)),
+        "kid_floor": dict(zip(("value", "low", "high"), (round(v, 4) for v in kid_interval(a, c)), strict=True)),
+    }
+    return out, {"real": real, "samples": fake}
+
+
+def sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2) -> None:
+    """A contact sheet: one titled row of images per entry."""
+    side = next(iter(rows.values())).shape[1] * zoom
+    width, margin = max(len(v) for v in rows.values()), 16
+    page = Image.new("RGB", (width * side, len(rows) * (side + margin)), "white")
+    pen = ImageDraw.Draw(page)
+    for r, (title, images) in enumerate(rows.items()):
+        pen.text((4, r * (side + margin) + 2), title, fill="black")
+        for k, image in enumerate(images):
+            page.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (k * side, r * (side + margin) + margin))
+    page.quantize(256).save(path, optimize=True)

@@ -1,0 +1,81 @@
+"""Train the judge: one classifier a fold on the real training images of the other folds.
+
+In:  dataset card, refined images, split (train rows with their fold), base (starting weights).
+Out: OUT_DIR/fold<k>.safetensors, judge.json (classes, accept, accuracy out of fold, hashes), groups_seen.txt.
+
+    python -m stages.judge CARD REFINED SPLIT BASE_DIR OUT_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stages.runtime import determinism
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.classifier import backbone
+from stages.classifier.fit import Recipe, class_weights, fit
+from stages.classifier.start import seen_by_start, start_weights
+from stages.dataset.card import read_card
+from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_seen
+from stages.dataset.table import decode, read_table
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import fresh, sha256, write_json
+from stages.runtime.params import read_params
+
+
+def main() -> None:
+    """Read, train one model a fold, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("card", "refined", "split", "base_dir", "out_dir"):
+        parser.add_argument(name, type=Path)
+    args = parser.parse_args()
+    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    p = params.judge
+    determinism.fix(params.threads)
+    start = start_weights(args.base_dir, p.backbone)
+    seen = seen_by_start(args.base_dir, start)
+    refuse_overlap(seen, split, f"base {args.base_dir}")
+
+    train = split[split["split"] == "train"].merge(read_table(args.refined, ["id", "image"]), on="id")
+    images = decode(train["image"], params.refine.size)
+    classes = card.class_names
+    labels = train["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
+    folds = train["fold"].to_numpy(np.int64)
+    out = fresh(args.out_dir)
+    weights, right = {}, np.zeros(len(train), bool)
+    with tqdm(total=p.steps * len(set(folds)), desc="judge", unit=" step", mininterval=1) as bar:
+        for fold in sorted(set(folds.tolist())):
+            own = folds != fold
+            missing = [c for i, c in enumerate(classes) if not (labels[own] == i).any()]
+            if missing:
+                raise UserError(f"without fold {fold} no training image of {', '.join(missing)} is left: lower split.folds or add images")
+            model = backbone.build(p.backbone, len(classes), start, params.train.pretrained, seed=fold)
+            recipe = Recipe(
+                steps=p.steps, batch=p.batch, lr=p.lr, weight_decay=p.weight_decay, augment=params.train.augment, seed=fold,
+                class_weights=class_weights(labels[own], len(classes), p.class_weighting),
+            )  # fmt: skip
+            fit(model, images[own], labels[own], recipe, tick=lambda: bool(bar.update()))
+            path = out / f"fold{fold}.safetensors"
+            backbone.save(model, path, half=True)
+            weights[str(fold)] = {"file": path.name, "sha256": sha256(path)}
+            judged = backbone.load(p.backbone, len(classes), path)
+            right[~own] = backbone.logits(judged, images[~own]).argmax(1) == labels[~own]
+    write_seen(out, seen | {group_hash(g) for g in train["group"]})
+    write_json(
+        out / "judge.json",
+        {
+            "classes": classes,
+            "backbone": p.backbone,
+            "accept": p.accept,
+            "weights": weights,
+            "recall_out_of_fold": {c: {"value": round(float(right[labels == i].mean()), 4), "n": int((labels == i).sum())} for i, c in enumerate(classes)},
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,173 @@
+"""Train the classifiers of one regime, one per seed, and calibrate them.
+
+In:  dataset card, refined images, split, base (starting weights), for synth and combined the synthetic images.
+Out: MIX (seed, id, label, kind: what each seed trains on, one row per image, written first);
+     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, temperatures, thresholds, conformal
+     quantiles, priors, hashes), groups_seen.txt.
+
+    python -m stages.train REGIME CARD REFINED SPLIT BASE_DIR MIX OUT_DIR [--synthetic DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stages.runtime import determinism
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+from tqdm import tqdm
+
+from stages.classifier import backbone, mix
+from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_temperature
+from stages.classifier.fit import Recipe, batches, class_weights, fit
+from stages.classifier.predictor import Predictor
+from stages.classifier.start import seen_by_start, start_weights
+from stages.dataset.card import Card, read_card
+from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_seen
+from stages.dataset.table import decode, read_table
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
+from stages.runtime.params import Params, read_params
+
+
+def macro_ap(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Mean one-vs-rest average precision of the classes present in `labels` (N,), of logits (N, C): the selection score."""
+    log_p = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    return float(np.mean([average_precision_score(labels == c, log_p[:, c]) for c in np.unique(labels)]))
+
+
+def exposures(labels: NDArray[np.int64], kinds: NDArray[np.str_], classes: list[str], recipe: Recipe) -> dict[str, dict[str, int]]:
+    """How often each class was shown, by kind, in one run of `recipe` over rows with `labels` and `kinds`."""
+    rows = torch.cat(batches(len(labels), recipe.steps, recipe.batch, torch.Generator().manual_seed(recipe.seed))).numpy()
+    shown = pd.crosstab(labels[rows], kinds[rows])
+    return {c: {k: int(shown.get(k, pd.Series(dtype=int)).get(i, 0)) for k in mix.KINDS} for i, c in enumerate(classes)}
+
+
+def calibrate(
+    predictor: Predictor, images: NDArray[np.uint8], labels: NDArray[np.int64], rare: list[str], everyone: list[int]
+) -> dict[str, Any]:
+    """Temperatures per seed, then thresholds and conformal quantiles of the ensemble, all from the cal images alone."""
+    raw = predictor.logits(images, everyone)
+    predictor.info["temperature"] = {str(s): round(fit_temperature(raw[k], labels), 6) for k, s in enumerate(everyone)}
+    p = predictor.probabilities(images)
+    positive = {d: predictor.classes.index(d) for d in rare}
+    return {
+        "temperature": predictor.info["temperature"],
+        "thresholds": {d: disease_thresholds(p[:, i], labels == i) for d, i in positive.items()},
+        "conformal": {f"{1 - alpha:.2f}": conformal_quantiles(p, labels, predictor.classes, alpha) for alpha in (0.1, 0.05)},
+    }
+
+
+def describe(params: Params, card: Card, regime: str, start: Path | None) -> dict[str, Any]:
+    """The part of model.json that is known before training."""
+    t = params.train
+    return {
+        "regime": regime,
+        "dataset": params.dataset,
+        "phantom": card.phantom,
+        "classes": card.class_names,
+        "rare": sorted(params.rare),
+        "normal": [c for c in card.class_names if card.classes[c].normal],
+        "backbone": t.backbone,
+        "transform": {"size": params.refine.size, "mean": list(backbone.MEAN), "std": list(backbone.STD)},
+        "seeds": t.seeds,
+        "aa_seeds": params.train_real.aa_seeds if regime == "real" else [],
+        "training": {
+            **t.model_dump(include={"steps", "batch", "lr", "weight_decay", "loss", "focal_gamma", "checkpoints", "augment"}),
+            **params.regime(regime).model_dump(include={"class_weighting", "randaugment"}),
+            "start_sha256": sha256(start / backbone.WEIGHTS) if start else ("timm pretrained" if t.pretrained else "random"),
+        },
+    }
+
+
+def main() -> None:
+    """Read, write the mix, train each seed, calibrate, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("regime")
+    for name in ("card", "refined", "split", "base_dir", "mix", "out_dir"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--synthetic", type=Path)
+    args = parser.parse_args()
+    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    own, t, classes = params.regime(args.regime), params.train, card.class_names
+    determinism.fix(params.threads)
+    start = start_weights(args.base_dir, t.backbone)
+    seen = seen_by_start(args.base_dir, start)
+    refuse_overlap(seen, split, f"base {args.base_dir}")
+    unknown = sorted(set(params.rare) - set(classes))
+    if unknown:
+        raise UserError(f"params.yaml: rare names {', '.join(unknown)}, which {args.card} does not have; it has {', '.join(classes)}")
+
+    # --- what each seed trains on
+    table = read_table(args.refined, ["id", "image"]).set_index("id")["image"]
+    synthetic = mix.read_synthetic(args.synthetic, params.rare, split) if args.synthetic else None
+    plan = describe(params, card, args.regime, start)
+    everyone = [*plan["seeds"], *plan["aa_seeds"]]
+    rows = mix.build(args.regime, split, params.rare, everyone, params.mix.per_class, synthetic)
+    write_text(args.mix, rows.to_csv(index=False))
+    pool = table if synthetic is None else pd.concat([table, synthetic.set_index("id")["image"]])
+    used = sorted(rows["id"].unique())
+    where = {name: k for k, name in enumerate(used)}
+    pixels = decode(pool.loc[used], params.refine.size)
+    number = {c: i for i, c in enumerate(classes)}
+
+    def part(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        chosen = split[split["split"] == name]
+        return decode(table.loc[chosen["id"]], params.refine.size), chosen["label"].map(number).to_numpy(np.int64)
+
+    (val, val_labels), (cal, cal_labels) = part("val"), part("cal")
+
+    # --- one classifier a seed
+    out = fresh(args.out_dir)
+    weights: dict[str, dict[str, str]] = {}
+    shown, selected, models = {}, {}, {}
+    with tqdm(total=t.steps * len(everyone), desc=f"train {args.regime}", unit=" step", mininterval=1) as bar:
+        for seed in everyone:
+            mine = rows[rows["seed"] == seed]
+            index = mine["id"].map(where).to_numpy()
+            labels = mine["label"].map(number).to_numpy(np.int64)
+            recipe = Recipe(
+                steps=t.steps, batch=t.batch, lr=t.lr, weight_decay=t.weight_decay, augment=t.augment, seed=seed,
+                focal_gamma=t.focal_gamma if t.loss == "focal" else 0.0,
+                class_weights=class_weights(labels, len(classes), own.class_weighting),
+                randaugment=own.randaugment, checkpoints=t.checkpoints,
+            )  # fmt: skip
+            model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed)
+            selected[str(seed)] = fit(
+                model, pixels[index], labels, recipe,
+                score=lambda m: macro_ap(backbone.logits(m, val), val_labels), tick=lambda: bool(bar.update()),
+            )  # fmt: skip
+            shown[str(seed)] = exposures(labels, mine["kind"].to_numpy(str), classes, recipe)
+            path = out / f"seed{seed}.safetensors"
+            backbone.save(model, path, half=True)
+            weights[str(seed)] = {"file": path.name, "sha256": sha256(path)}
+            models[str(seed)] = backbone.load(t.backbone, len(classes), path)
+
+    # --- calibration, and the record
+    write_seen(out, seen | {group_hash(g) for g in split.loc[split["split"] == "train", "group"]})
+    cal_groups = split[split["split"] == "cal"].groupby("label")["group"].nunique()
+    count_train = rows.loc[rows["seed"] == everyone[0], "label"].value_counts()
+    plan["training"]["selected_step"] = selected
+    plan |= {
+        **calibrate(Predictor({**plan, "weights": weights}, models), cal, cal_labels, plan["rare"], everyone),
+        "weights": weights,
+        "exposures": shown,
+        "prior_cal": {c: round(float((cal_labels == number[c]).mean()), 6) for c in classes},
+        "prior_train": {c: round(float(count_train.get(c, 0) / count_train.sum()), 6) for c in classes},
+        "n_cal": {c: int(cal_groups.get(c, 0)) for c in classes},
+        "base_hash": read_json(args.base_dir / "base.json")["hash"],
+        "split_sha256": sha256(args.split),
+        "mix_sha256": sha256(args.mix),
+        "groups_sha256": sha256(out / "groups_seen.txt"),
+    }
+    write_json(out / "model.json", plan)
+
+
+if __name__ == "__main__":
+    run(main)
