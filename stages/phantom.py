@@ -18,9 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.runtime import determinism  # noqa: F401  before numpy: the same pixels on every CPU
-
-# isort: split
 import pandas as pd
 from PIL import Image
 
