@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from stages.classifier.calibration import conformal_set
-from stages.classifier.predictor import Predictor
+from stages.classifier.predictor import Predictor, load
+from stages.imaging.decode import Unusable, decode, square
+from stages.runtime.errors import UserError
 
 Presence = Literal["yes", "no", "cannot say"]
-COVERAGE = "0.90"  # of the conformal set in the table of `stages.predict`
+MIN_SIDE = 32  # px of the original
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,34 @@ def predict(predictor: Predictor, images: NDArray[np.uint8]) -> list[Result]:
     return [interpret(members[:, i], predictor.info) for i in range(len(images))]
 
 
-def refusal(pixels: NDArray[np.uint8]) -> str | None:
-    """Why the model may not speak on a decoded image (H, W, 3), or None when it may."""
+def open_model(folder: str | Path, split: pd.DataFrame | None = None) -> Predictor:
+    """`predictor.load` for a folder that anyone may name: tried on a grey image, so that a broken model stops here and in one line.
+
+    Raises `UserError` when the folder holds no usable model, `LawError` when the model was changed or, given `split`, saw a sealed group.
+    """
+    try:
+        predictor = load(folder, split)
+        grey = np.full((1, predictor.size, predictor.size, 3), 128, np.uint8)
+        result = predict(predictor, grey)[0]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} holds no usable model ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
+            "restore it with `dvc checkout` or rebuild it with `dvc repro`"
+        ) from None
+    if not np.isfinite(list(result.probabilities.values())).all():
+        raise UserError(f"{folder} holds a model that gives no finite probabilities; rebuild it with `dvc repro`")
+    return predictor
+
+
+def read(data: bytes, size: int) -> NDArray[np.uint8]:
+    """The bytes of an image file as the model sees it: (size, size, 3) uint8.
+
+    Raises `Refused` when the bytes are no image that can be read, and its kind `Unusable` when they are one but show too little.
+    """
+    decoded = decode(data)
+    if min(decoded.width, decoded.height) < MIN_SIDE:
+        raise Unusable(f"{decoded.width} x {decoded.height} px is too small for the model to speak on (at least {MIN_SIDE} px a side)")
+    pixels = np.asarray(square(decoded.picture, size))
     if (pixels == pixels[:1, :1]).all():
-        return "one colour only: there is nothing to see"
-    return None
+        raise Unusable("blank: the middle square has one colour")
+    return pixels

@@ -1,0 +1,144 @@
+"""The tracked artifacts, found by path and checked against the lock that DVC wrote when it made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.runtime.errors import LawError, UserError
+from stages.runtime.files import read_json
+from stages.runtime.params import read_params
+
+
+def root() -> Path:
+    """The repository: RARELENS_ROOT where it is set, otherwise the folder above app/."""
+    return Path(os.environ.get("RARELENS_ROOT") or Path(__file__).parents[1]).resolve()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A data set of the repository at `root`; `default` is the one that params.yaml names."""
+
+    root: Path
+    name: str
+    default: bool
+
+    @property
+    def lock(self) -> Path:
+        """dvc.lock, or the copy that a preset's run leaves beside its reports."""
+        return self.root / "dvc.lock" if self.default else self.reports / "dvc.lock"
+
+    @property
+    def card(self) -> Path:
+        """The dataset card."""
+        return self.root / "data" / f"{self.name}.yaml"
+
+    @property
+    def models(self) -> Path:
+        """A folder per regime."""
+        return self.root / "models" / self.name
+
+    @property
+    def reports(self) -> Path:
+        """Metrics, figures, verdict."""
+        return self.root / "reports" / self.name
+
+    @property
+    def split(self) -> Path:
+        """The split: id, label, group, split."""
+        return self.root / "data" / "splits" / f"{self.name}.csv"
+
+    @property
+    def command(self) -> str:
+        """What builds the models and reports of this data set."""
+        if self.default:
+            return "make reproduce"
+        presets = [p for p in sorted((self.root / "presets").glob("*.yaml")) if _preset_dataset(p) == self.name]
+        return f"make reproduce PRESET={presets[0].stem}" if presets else f"dvc exp run -S dataset={self.name}"
+
+    def regimes(self) -> list[str]:
+        """The regimes that have a model."""
+        return sorted(p.parent.name for p in self.models.glob("*/model.json"))
+
+
+def _preset_dataset(path: Path) -> str | None:
+    value = yaml.safe_load(path.read_text())
+    return value.get("dataset") if isinstance(value, dict) else None
+
+
+def places(base: Path) -> list[Place]:
+    """The default data set first, then every other one that has a model."""
+    default = read_params(base / "params.yaml").dataset
+    others = {p.parts[-3] for p in (base / "models").glob("*/*/model.json")} - {default}
+    return [Place(base, default, True), *(Place(base, name, False) for name in sorted(others))]
+
+
+def candidate(place: Place) -> str:
+    """The one regime that was chosen on val: the verdict names it, before there is one evaluate.candidate of params.yaml."""
+    verdict = place.reports / "verdict.json"
+    return str(read_json(verdict)["candidate"]) if verdict.exists() else read_params(place.root / "params.yaml").evaluate.candidate
+
+
+def signature(*paths: Path) -> str:
+    """A short text that changes when a file in `paths` (files or folders) changes its name, size or time: a key for caches."""
+    found = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p])]
+    facts = [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in found if f.is_file()]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def dvc_hash(path: Path) -> str:
+    """The MD5 by which dvc.lock knows a file or a folder.
+
+    A folder's is the MD5 of the JSON list of {md5, relpath} of its files, sorted by relpath, with `.dir` added
+    (dvc_data.hashfile.tree.Tree; a test compares it with DVC's own on a real repository).
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    files = {f.relative_to(path).as_posix(): f for f in path.rglob("*") if f.is_file()}
+    entries = [{"md5": dvc_hash(files[name]), "relpath": name} for name in sorted(files)]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def locked(lock: Path, path: str) -> str | None:
+    """The hash that `lock` records for the out `path` (relative to the repository), None when it records none."""
+    if not lock.exists():
+        return None
+    stages: dict[str, Any] = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return next((out["md5"] for out in outs if out.get("path") == path and "md5" in out), None)
+
+
+def check(place: Place, regime: str) -> str:
+    """The hash of the model of `regime`, after comparing it with the lock.
+
+    Raises `UserError` when the model or its record is missing, `LawError` when they differ; each names the command that mends it.
+    """
+    folder = place.models / regime
+    if not (folder / "model.json").exists():
+        raise UserError(f"There is no model for {place.name}, regime {regime}. Build it with `{place.command}` or fetch it with `dvc pull`.")
+    relative = folder.relative_to(place.root).as_posix()
+    expected, found = locked(place.lock, relative), dvc_hash(folder)
+    if expected is None:
+        raise UserError(
+            f"{place.lock.relative_to(place.root)} has no record of {relative}, so nobody can say where this model comes from. "
+            f"Build it with `{place.command}`."
+        )
+    if found != expected:
+        raise LawError(
+            f"The model in {relative} is not the one that {place.lock.relative_to(place.root)} records "
+            f"(found {found[:8]}, recorded {expected[:8]}). Restore it with `dvc checkout` or rebuild it with `{place.command}`."
+        )
+    return found
+
+
+def base_of(place: Place) -> dict[str, Any]:
+    """What models/<name>/base/base.json says of the base that drew the synthetic images; empty when it is not there."""
+    path = place.models / "base" / "base.json"
+    return dict(read_json(path)) if path.exists() else {}

@@ -1,0 +1,132 @@
+"""What the page says, in words a clinician uses; no number is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.classifier.prediction import Presence
+from stages.dataset.card import Card
+
+NOTICE = "Decision support, not a diagnosis."
+PHANTOM = "Trained on drawings, no use on patients."
+INDEPENDENCE = (
+    "The steps multiply the evidence as if the answers and the image were independent of each other once the disease is known. "
+    "Where they tell the same thing twice, the result is more certain than it should be."
+)
+#: What each regime trained on.
+REGIMES = {
+    "real": "real images only",
+    "synth": "rare diseases from synthetic images only",
+    "combined": "real and synthetic images",
+    "curriculum": "synthetic images first, then real ones",
+    "weighted": "real images, rare diseases weighted up",
+    "duplicate": "real images, rare ones repeated",
+    "randaugment": "real images, stronger augmentation",
+    "oracle": "fresh real images in place of synthetic ones",
+}
+#: Word, icon and colour of an answer: never colour alone.
+PRESENCE: dict[Presence, tuple[str, str, str]] = {
+    "yes": ("Present", ":material/error:", "red"),
+    "no": ("Not present", ":material/check_circle:", "green"),
+    "cannot say": ("Cannot say", ":material/help:", "orange"),
+}
+LEVEL = {
+    "low": ("Low risk", ":material/arrow_downward:", "green"),
+    "intermediate": ("Intermediate risk", ":material/remove:", "orange"),
+    "high": ("High risk", ":material/arrow_upward:", "red"),
+}
+FEW = 30  # under this many lesions with the disease, no claim on sensitivity
+
+
+def plain(text: str) -> str:
+    """`text` with every sign that Markdown would read escaped: file names and reasons come from outside."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:&" else " " if c in "\r\n" else c for c in text)
+
+
+def of_1000(p: float) -> str:
+    """A probability 0..1 as a natural frequency: "3 of 1,000"."""
+    count = round(1000 * p)
+    if count == 0:
+        return "fewer than 1 of 1,000"
+    if count == 1000:
+        return "more than 999 of 1,000"
+    return f"{count:,} of 1,000"
+
+
+def span(low: float, high: float) -> str:
+    """A range of probabilities as counts of 1,000."""
+    first, last = round(1000 * low), round(1000 * high)
+    return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+
+
+def percent(p: float) -> str:
+    """A probability 0..1 in percent, with two significant digits at the ends."""
+    digits = 2 if p < 0.01 or p > 0.99 else 1
+    return f"{100 * p:.{digits}f}%"
+
+
+def times(ratio: float) -> str:
+    """A likelihood ratio: "x 6.3"."""
+    return f"× {ratio:.3g}" if ratio < 1000 else f"× {ratio:,.0f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b or c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def frequency(p: float, title: str) -> str:
+    """What a calibrated probability says."""
+    return f"Of 1,000 images like this, **{of_1000(p).removesuffix(' of 1,000')}** show {title}."
+
+
+def basis(limits: Mapping[str, float]) -> str:
+    """On how many calibration lesions a disease's thresholds stand."""
+    n, m = int(limits["n_positive"]), int(limits["n_negative"])
+    text = (
+        f"“Present” from {of_1000(limits['present'])} on, “not present” under {of_1000(limits['absent'])}; "
+        f"set on {n:,} lesions with it and {m:,} without."
+    )
+    if n < FEW:
+        text += f" {n} are too few to claim a sensitivity."
+    return text
+
+
+def conformal(coverage: str, names: Sequence[str] | None, titles: Mapping[str, str]) -> str:
+    """A conformal set in words; `coverage` such as "0.90"."""
+    share = f"{100 * float(coverage):.0f}%"
+    if names is None:
+        return f"**{share}**: not offered, the calibration set holds too few lesions of some diagnosis."
+    if not names:
+        return f"**{share}**: no diagnosis of the list fits this image. Refer."
+    if len(names) == len(titles):
+        return f"**{share}**: the image excludes no diagnosis of the list. Refer."
+    return f"**{share}**: {'' if len(names) == 1 else 'one of: '}{listed([titles[n] for n in names])}."
+
+
+def intended(card: Card) -> list[str]:
+    """What the page is for."""
+    if card.phantom:
+        return ["To show how rarelens works, and to teach. The images are drawings."]
+    return [
+        f"Research and teaching on {card.modality} images, read by a clinician who examines the patient.",
+        f"It tells apart {len(card.classes)} diagnoses and knows no other: {listed([c.title for c in card.classes.values()])}.",
+    ]
+
+
+def must_not(card: Card, base: Mapping[str, Any]) -> list[str]:
+    """What the page must not be used for."""
+    lines = [
+        "To make or exclude a diagnosis, or to decide on a biopsy or a treatment.",
+        "By patients on themselves.",
+        f"On images of another kind than {card.modality}, or of a diagnosis outside the list: the model answers all the same.",
+    ]
+    if card.phantom:
+        lines.insert(0, "On any patient.")
+    if "stable-diffusion-v1" in str(base.get("source", "")):
+        lines.append(
+            "The synthetic images come from Stable Diffusion 1.5, whose licence (CreativeML OpenRAIL-M, Attachment A) forbids "
+            "use of the model and its derivatives to give medical advice or to interpret medical results."
+        )
+    return lines

@@ -1,0 +1,113 @@
+"""A tracked model on any image files: a model folder and a file or folder in, a table with one row a file out.
+
+    python -m stages.predict MODEL_DIR INPUT OUTPUT.csv
+
+Columns: file (its path under INPUT), status, reason, predicted, p_<class> (calibrated, 0..1), present_<disease> (yes, no,
+cannot say) per rare disease, conformal_set (the classes at 90% coverage joined by ';', empty where it is not offered).
+`status` is ok, refused (an image, but one on which the model may not speak) or error (not an image that can be read). Of a file
+with several frames the first is read. A bad file costs its own row, never the run; a model that is missing or was changed stops it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.runtime import determinism
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stages.classifier.prediction import Result, open_model, predict, read
+from stages.classifier.predictor import Predictor
+from stages.imaging.decode import Refused, Unusable
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import write_text
+from stages.runtime.progress import progress
+
+BATCH = 64
+COVERAGE = "0.90"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path, help="folder of a regime, e.g. models/phantom/combined")
+    parser.add_argument("input", type=Path, help="an image file, or a folder that is read with its subfolders")
+    parser.add_argument("output", type=Path, help="the CSV to write")
+    args = parser.parse_args()
+    if args.output.is_dir():
+        raise UserError(f"{args.output} is a folder; name the CSV file to write")
+    files = list_files(args.input, args.output)
+    determinism.fix(len(os.sched_getaffinity(0)))
+    predictor = open_model(args.model)
+    rows = [row for row in progress(table_rows(predictor, args.input, files), "predict", "file", len(files))]
+    text = pd.DataFrame(rows, columns=columns(predictor)).to_csv(index=False, lineterminator="\n")
+    try:
+        write_text(args.output, text)
+    except OSError as error:
+        raise UserError(f"{args.output} cannot be written: {error.strerror}") from None
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "refused", "error")}
+    print(f"{args.output}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+
+
+def list_files(source: Path, output: Path) -> list[Path]:
+    """Every file under `source`, hidden ones too, sorted by path; the table itself is left out. `UserError` when there is no `source`."""
+    if source.is_dir():
+        found = [Path(folder) / name for folder, _, names in os.walk(source) for name in names]
+        return sorted((f for f in found if f.absolute() != output.absolute()), key=os.fspath)
+    if not source.exists():
+        raise UserError(f"{source} does not exist")
+    return [source]
+
+
+def table_rows(predictor: Predictor, source: Path, files: list[Path]) -> Iterator[dict[str, str]]:
+    """A row per file, in order, predicted in batches."""
+    for start in range(0, len(files), BATCH):
+        rows, images = [], []
+        for path in files[start : start + BATCH]:
+            row, pixels = open_file(path, predictor.size)
+            # Names on disk are bytes; those that are not UTF-8 are shown with escapes.
+            name = path.name if path == source else path.relative_to(source).as_posix()
+            rows.append({"file": os.fsencode(name).decode("utf-8", "backslashreplace"), **row})
+            if pixels is not None:
+                images.append(pixels)
+        results = iter(predict(predictor, np.stack(images)) if images else [])
+        for row in rows:
+            yield row | fields(next(results)) if row["status"] == "ok" else row
+
+
+def open_file(path: Path, size: int) -> tuple[dict[str, str], NDArray[np.uint8] | None]:
+    """Status and reason of a file, and its pixels when the status is ok."""
+    try:
+        if not path.is_file():  # a pipe would never end, a dangling link never begins
+            return {"status": "error", "reason": "not a regular file"}, None
+        return {"status": "ok", "reason": ""}, read(path.read_bytes(), size)
+    except Unusable as error:
+        return {"status": "refused", "reason": str(error)}, None
+    except Refused as error:
+        return {"status": "error", "reason": str(error)}, None
+    except OSError as error:
+        return {"status": "error", "reason": f"cannot be opened: {error.strerror}"}, None
+
+
+def fields(result: Result) -> dict[str, str]:
+    """A result as the columns of the table."""
+    return {
+        "predicted": result.predicted,
+        **{f"p_{name}": f"{p:.6f}" for name, p in result.probabilities.items()},
+        **{f"present_{disease}": answer for disease, answer in result.present.items()},
+        "conformal_set": ";".join(result.conformal.get(COVERAGE) or []),
+    }
+
+
+def columns(predictor: Predictor) -> list[str]:
+    """The columns in order."""
+    chances, diseases = [f"p_{c}" for c in predictor.classes], [f"present_{d}" for d in sorted(predictor.info["thresholds"])]
+    return ["file", "status", "reason", "predicted", *chances, *diseases, "conformal_set"]
+
+
+if __name__ == "__main__":
+    run(main)

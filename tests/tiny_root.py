@@ -1,0 +1,103 @@
+"""A repository in small for tests of the page and of `stages.predict`: card, params, two regimes of an untrained model, reports, lock."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from app.artifacts import dvc_hash
+from stages.imaging.phantoms import CLASSES, RARE, draw_lesion, render, rng_for
+from stages.runtime.files import sha256, write_json, write_text
+
+REPOSITORY = Path(__file__).parents[1]
+BACKBONE = "mobilenetv3_small_050"
+SIZE = 64
+METRICS = {"accuracy": 0.71, "balanced_accuracy": 0.68, "macro_f1": 0.66, "rare_f1": 0.58, "rare_ap": 0.61, "ece": 0.04}
+
+
+def phantom_png(label: str = "df", size: int = SIZE) -> bytes:
+    """A drawn lesion as PNG bytes."""
+    pixels = render(draw_lesion(label, rng_for("tiny", label)), rng_for("photograph", label), size).pixels
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom", n_cal: int = 50) -> None:
+    """An untrained two-seed model in the format of `stages.train`; `n_cal` lesions a class in its calibration set."""
+    folder.mkdir(parents=True)
+    weights = {}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = timm.create_model(BACKBONE, num_classes=len(CLASSES))
+        torch.nn.init.normal_(model.get_classifier().weight, std=0.3)  # so that classes differ
+        file = f"seed{seed}.safetensors"
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / file)
+        weights[str(seed)] = {"file": file, "sha256": sha256(folder / file)}
+    write_text(folder / "groups_seen.txt", "0123456789abcdef\n")
+    share = 1 / len(CLASSES)
+    info = {
+        "regime": regime,
+        "dataset": dataset,
+        "phantom": True,
+        "classes": list(CLASSES),
+        "rare": list(RARE),
+        "normal": ["nv"],
+        "backbone": BACKBONE,
+        "transform": {"size": SIZE, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        "seeds": [1, 2],
+        "aa_seeds": [],
+        "weights": weights,
+        "temperature": {"1": 1.0, "2": 1.3},
+        "thresholds": {d: {"present": 0.4, "absent": 0.1, "n_positive": n_cal, "n_negative": 6 * n_cal} for d in RARE},
+        "conformal": {coverage: dict.fromkeys(CLASSES, q if n_cal >= need else None) for coverage, q, need in (("0.90", 0.9, 9), ("0.95", 0.95, 19))},
+        "prior_cal": dict.fromkeys(CLASSES, share),
+        "prior_train": dict.fromkeys(CLASSES, share),
+        "n_cal": dict.fromkeys(CLASSES, n_cal),
+        "base_hash": "b" * 64,
+        "split_sha256": "c" * 64,
+        "mix_sha256": "d" * 64,
+        "groups_sha256": sha256(folder / "groups_seen.txt"),
+    }
+    write_json(folder / "model.json", info)
+
+
+def write_reports(folder: Path) -> None:
+    """Metrics of two regimes, a verdict with a picture, and two figures."""
+    for shift, regime in enumerate(("combined", "real")):
+        write_json(folder / "metrics" / f"{regime}.json", {k: v - 0.03 * shift for k, v in METRICS.items()})
+    for name in ("verdict", "real_and_synthetic_df"):
+        path = folder / "figures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), "white").save(path)
+    write_text(folder / "verdict.md", "# Verdict\n\nNo evidence that synthesis helps.\n\n![Differences with their intervals](figures/verdict.png)\n")
+    write_json(folder / "verdict.json", {"candidate": "combined", "helps": False, "seeds": 5, "n_test_lesions": 210})
+
+
+def write_lock(root: Path, path: str, *outs: str) -> None:
+    """`root`/`path` as DVC writes it, recording `outs` as they lie there."""
+    stages = {f"stage{i}": {"cmd": "x", "outs": [{"path": out, "hash": "md5", "md5": dvc_hash(root / out)}]} for i, out in enumerate(outs)}
+    write_text(root / path, yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def build(root: Path, reports: bool = True) -> Path:
+    """The whole repository in small under `root`: data set phantom (the default) and a preset's data set, smoke."""
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    shutil.copy(REPOSITORY / "data" / "phantom.yaml", root / "data")
+    card = yaml.safe_load((root / "data" / "phantom.yaml").read_text())
+    write_text(root / "data" / "smoke.yaml", yaml.safe_dump(card | {"name": "smoke"}))
+    for name, regime in (("phantom", "combined"), ("phantom", "real"), ("smoke", "combined")):
+        write_model(root / "models" / name / regime, regime, name)
+    write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real")
+    write_lock(root, "reports/smoke/dvc.lock", "models/smoke/combined")
+    if reports:
+        write_reports(root / "reports" / "phantom")
+    return root
