@@ -1,0 +1,195 @@
+"""The classifiers' parts: loss, mixes, exposures, the loop, checked loading, the out-of-fold judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.classifier import backbone, mix
+from stages.classifier.augment import augment, rand_augment
+from stages.classifier.fit import Recipe, batches, class_weights, fit, focal_loss
+from stages.classifier.judge import Judge, load_judge
+from stages.classifier.predictor import load
+from stages.classifier.start import start_weights
+from stages.dataset.groups import group_hash, write_seen
+from stages.runtime.errors import LawError, UserError
+from stages.runtime.files import sha256, write_json
+from stages.runtime.params import Augment
+
+NAME = "mobilenetv3_small_050"
+PLAIN = Augment(flips=True, rotation=180.0, zoom=0.1, colour=0.1)
+SPLIT = pd.DataFrame(
+    [(f"nv{i}", "nv", f"gn{i}", "train", i % 2) for i in range(12)]
+    + [(f"df{i}", "df", f"gd{i}", "train", i % 2) for i in range(3)]
+    + [("t0", "df", "gt", "test", pd.NA)],
+    columns=["id", "label", "group", "split", "fold"],
+)
+
+
+def two_colours(n: int, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Red and blue squares, told apart by anybody."""
+    labels = np.arange(n) % 2
+    images = np.zeros((n, size, size, 3), np.uint8)
+    images[labels == 0, ..., 0] = 200
+    images[labels == 1, ..., 2] = 200
+    return images, labels.astype(np.int64)
+
+
+def recipe(**changes: object) -> Recipe:
+    values = {"steps": 6, "batch": 8, "lr": 0.003, "weight_decay": 0.01, "augment": PLAIN, "seed": 1} | changes
+    return Recipe(**values)  # type: ignore[arg-type]
+
+
+def test_focal_loss_with_gamma_zero_is_weighted_cross_entropy() -> None:
+    logits, labels, w = torch.randn(20, 3), torch.randint(3, (20,)), torch.tensor([0.2, 1.0, 3.0])
+    assert torch.allclose(focal_loss(logits, labels, 0.0, w), F.cross_entropy(logits, labels, weight=w))
+    assert focal_loss(logits, labels, 2.0) < focal_loss(logits, labels, 0.0)
+
+
+def test_class_weights_are_inverse_frequencies_and_none_without_power() -> None:
+    labels = np.array([0] * 8 + [1] * 2)
+    assert class_weights(labels, 2, 0.0) is None
+    assert class_weights(labels, 2, 1.0) == pytest.approx((10 / 16, 10 / 4))
+
+
+@given(n=st.integers(1, 70), steps=st.integers(1, 12), batch=st.integers(1, 33))
+@settings(max_examples=40, deadline=None)
+def test_batches_show_every_image_about_equally_often(n: int, steps: int, batch: int) -> None:
+    got = batches(n, steps, batch, torch.Generator().manual_seed(0))
+    assert [len(b) for b in got] == [batch] * steps
+    counts = np.bincount(torch.cat(got).numpy(), minlength=n)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_augmentation_keeps_range_depends_on_its_generator_alone_and_leaves_no_black_corner() -> None:
+    images = torch.rand(4, 3, 32, 32) * 0.5 + 0.5
+    a, b = (augment(images, PLAIN, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(a, b) and a.min() > 0.3 and a.max() <= 1
+    u8 = (images * 255).byte()
+    c, d = (rand_augment(u8, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(c, d) and c.dtype == torch.uint8 and not torch.equal(c, u8)
+
+
+def test_training_learns_repeats_itself_and_keeps_the_best_checkpoint() -> None:
+    images, labels = two_colours(24)
+    states = []
+    for _ in range(2):
+        model = backbone.build(NAME, 2, seed=5)
+        fit(model, images, labels, recipe(steps=60))
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert (backbone.logits(model, images).argmax(1) == labels).mean() > 0.9
+    values = iter([0.1, 0.9, 0.5])
+    assert fit(backbone.build(NAME, 2), images, labels, recipe(checkpoints=3), score=lambda _: next(values)) == 4
+
+
+def test_an_unknown_backbone_and_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a timm model"):
+        backbone.build("mobilenet_v9", 2)
+    backbone.save(backbone.build(NAME, 5), tmp_path / backbone.WEIGHTS, half=True)
+    backbone.build(NAME, 3, tmp_path)
+    with pytest.raises((UserError, RuntimeError)):
+        backbone.build("resnet10t", 3, tmp_path)
+
+
+def synthetic(n: int) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"syn-df-{i}" for i in range(n)], "label": "df", "image": [b""] * n})
+
+
+def test_each_seed_draws_its_own_synthetic_images_and_synth_drops_the_real_rare_ones() -> None:
+    combined = mix.build("combined", SPLIT, ["df"], [1, 2], 4, synthetic(8))
+    assert not set(combined.query("seed == 1 and kind == 'synthetic'")["id"]) & set(combined.query("seed == 2 and kind == 'synthetic'")["id"])
+    counts = combined[combined["seed"] == 1].groupby(["label", "kind"]).size().to_dict()
+    assert counts == {("df", "real"): 3, ("df", "synthetic"): 4, ("nv", "real"): 12}
+    synth = mix.build("synth", SPLIT, ["df"], [1, 2], 4, synthetic(8))
+    assert set(synth.loc[synth["label"] == "df", "kind"]) == {"synthetic"}
+    assert not set(synth["id"]) & {"t0"}
+
+
+def test_duplicate_repeats_real_rare_images_evenly_to_the_count_of_combined() -> None:
+    rows = mix.build("duplicate", SPLIT, ["df"], [7], 4)
+    counts = rows.loc[rows["label"] == "df", "id"].value_counts()
+    assert counts.sum() == 3 + 4 and counts.max() - counts.min() == 1
+    assert set(rows["kind"]) == {"real"}
+
+
+def test_mixes_refuse_too_few_synthetic_images_and_missing_ones() -> None:
+    with pytest.raises(UserError, match="need 8 accepted synthetic images, there are 7"):
+        mix.build("combined", SPLIT, ["df"], [1, 2], 4, synthetic(7))
+    with pytest.raises(UserError, match="needs --synthetic"):
+        mix.build("combined", SPLIT, ["df"], [1], 4)
+
+
+def weights(folder: Path, keys: list[str]) -> dict[str, dict[str, str]]:
+    out = {}
+    for k in keys:
+        backbone.save(backbone.build(NAME, 2, seed=int(k)), folder / f"seed{k}.safetensors", half=True)
+        out[k] = {"file": f"seed{k}.safetensors", "sha256": sha256(folder / f"seed{k}.safetensors")}
+    return out
+
+
+def model_folder(folder: Path, groups: list[str]) -> Path:
+    folder.mkdir()
+    write_seen(folder, [group_hash(g) for g in groups])
+    info = {
+        "classes": ["df", "nv"], "backbone": NAME, "seeds": [1, 2], "transform": {"size": 32}, "temperature": {"1": 1.0, "2": 2.0},
+        "weights": weights(folder, ["1", "2"]), "groups_sha256": sha256(folder / "groups_seen.txt"),
+    }  # fmt: skip
+    write_json(folder / "model.json", info)
+    return folder
+
+
+def test_the_ensemble_is_the_mean_of_tempered_members(tmp_path: Path) -> None:
+    predictor = load(model_folder(tmp_path / "m", ["gn1"]), SPLIT)
+    images, _ = two_colours(4)
+    members = predictor.members(images)
+    assert members.shape == (2, 4, 2) and np.allclose(members.sum(-1), 1)
+    assert np.allclose(predictor.probabilities(images), members.mean(0))
+
+
+def test_a_tampered_model_and_one_that_saw_a_test_lesion_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LawError, match="gt"):
+        load(model_folder(tmp_path / "saw", ["gt"]), SPLIT)
+    folder = model_folder(tmp_path / "m", ["gn1"])
+    write_seen(folder, [])
+    with pytest.raises(LawError, match="groups_seen"):
+        load(folder, SPLIT)
+    folder = model_folder(tmp_path / "n", ["gn1"])
+    path = folder / "seed2.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LawError, match=r"seed2\.safetensors"):
+        load(folder)
+
+
+def test_the_judge_of_an_image_never_saw_its_source_lesion(tmp_path: Path) -> None:
+    models = [backbone.build(NAME, 2, seed=k) for k in range(2)]
+    judge = Judge(["df", "nv"], 0.5, models)
+    images, _ = two_colours(3)
+    images[:] = np.random.default_rng(0).integers(0, 255, images.shape)
+    alone = [Judge(["df", "nv"], 0.5, [m]).probabilities(images) for m in models]
+    got = judge.probabilities(images, np.array([1, -1, 0]))
+    assert np.allclose(got[0], alone[1][0]) and np.allclose(got[1], (alone[0][1] + alone[1][1]) / 2) and np.allclose(got[2], alone[0][2])
+    write_seen(tmp_path, [group_hash("gt")])
+    write_json(tmp_path / "judge.json", {"classes": ["df", "nv"], "backbone": NAME, "accept": 0.5, "weights": weights(tmp_path, ["0"])})
+    with pytest.raises(LawError, match="judge"):
+        load_judge(tmp_path, SPLIT)
+
+
+def test_starting_weights_that_changed_are_refused(tmp_path: Path) -> None:
+    backbone.save(backbone.build(NAME, 2), tmp_path / "body" / backbone.WEIGHTS)
+    info = {"backbone": str(tmp_path / "body"), "backbone_name": NAME, "backbone_hash": sha256(tmp_path / "body" / backbone.WEIGHTS), "trained": False}
+    write_json(tmp_path / "base.json", info)
+    assert start_weights(tmp_path, NAME) == tmp_path / "body"
+    assert start_weights(tmp_path, "resnet18") is None
+    write_json(tmp_path / "base.json", info | {"backbone_hash": "0"})
+    with pytest.raises(LawError, match="backbone"):
+        start_weights(tmp_path, NAME)
