@@ -180,7 +180,9 @@ def main() -> None:
     refused |= {str(rows.at[i, "file"]): reason for i, reason in left_out.items()}
 
     out = fresh(args.out)
-    quarantine = pd.DataFrame(sorted(refused.items()), columns=["file", "reason"]).map(lambda t: t.encode(errors="surrogateescape").decode(errors="backslashreplace"))
+    quarantine = pd.DataFrame(sorted(refused.items()), columns=["file", "reason"]).map(
+        lambda t: t.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    )
     write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
     pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
     write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file})
@@ -191,7 +193,9 @@ def main() -> None:
     columns = first + [c for c in kept.columns if c not in (*first, "file", "pixels", "hash", "thumb")]
     for start in range(0, len(kept), SHARD):
         write_table(out / f"part-{start // SHARD:03d}.parquet", kept[columns].iloc[start : start + SHARD].reset_index(drop=True))
-    print(f"{len(kept)} images in {kept['group'].nunique()} groups, {len(refused)} of {len(files)} files quarantined, {len(near)} near-duplicate pairs")
+    print(
+        f"{len(kept)} images in {kept['group'].nunique()} groups, {len(refused)} of {len(files)} files quarantined, {len(near)} near-duplicate pairs"
+    )
     if listing.without_file:
         print(f"{listing.without_file} row(s) of the table have no file")
 

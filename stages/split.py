@@ -148,11 +148,15 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
     """
     absent = sorted(set(rare) - set(table["label"]))
     if absent:
-        raise UserError(f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (classes: {', '.join(sorted(set(table['label'])))})")
+        raise UserError(
+            f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (classes: {', '.join(sorted(set(table['label'])))})"
+        )
     moved = 0
     if "split" in table:
         if p.base or p.max_images or p.max_train_per_rare_class:
-            raise UserError("params.yaml: split.base, max_images and max_train_per_rare_class do nothing where the data fix the split; set 0, {} and null")
+            raise UserError(
+                "params.yaml: split.base, max_images and max_train_per_rare_class do nothing where the data fix the split; set 0, {} and null"
+            )
         part, moved = keep_fixed(table)
     else:
         part = table["group"].map(assign(summarise(table, rare), p, rare))
@@ -160,7 +164,9 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
     train = out[out["split"] == "train"]
     empty = sorted(set(rare) - set(train["label"]))
     if empty:
-        raise UserError(f"no image of rare class(es) {', '.join(empty)} in train: too few groups of it, or split.max_train_per_rare_class under the size of a group")
+        raise UserError(
+            f"no image of rare class(es) {', '.join(empty)} in train: too few groups of it, or split.max_train_per_rare_class under the size of a group"
+        )
     return out.assign(fold=folds(train, p.folds, p.seed)), moved
 
 
@@ -175,7 +181,12 @@ def main() -> None:
     split, moved = make_split(table.drop(columns="image"), params.split, params.rare)
     write_text(args.out, split[["id", "label", "group", "split", "fold"]].to_csv(index=False, lineterminator="\n"))
     checked = read_split(args.out)
-    groups = checked.groupby(["label", "split"])["group"].nunique().unstack(fill_value=0).reindex(columns=[s for s in SPLITS if s in set(checked["split"])])
+    groups = (
+        checked.groupby(["label", "split"])["group"]
+        .nunique()
+        .unstack(fill_value=0)
+        .reindex(columns=[s for s in SPLITS if s in set(checked["split"])])
+    )
     print("groups per class and part:\n" + groups.to_string())
     if moved:
         print(f"{moved} image(s) moved, because near-duplicates join them to a group of another part")

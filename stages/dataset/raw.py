@@ -79,7 +79,9 @@ def _find_table(layout: Layout, files: list[str]) -> str | None:
         return layout.table
     deeper = [f for f in files if f.endswith("/" + layout.table)]
     if len(deeper) != 1:
-        raise UserError(f"the card's layout.table {layout.table!r} is {'ambiguous' if deeper else 'not there'} under the raw folder; name its path there")
+        raise UserError(
+            f"the card's layout.table {layout.table!r} is {'ambiguous' if deeper else 'not there'} under the raw folder; name its path there"
+        )
     return deeper[0]
 
 
