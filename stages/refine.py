@@ -66,6 +66,11 @@ def keyed(kind: str, value: str) -> str:
     return hmac.new(key.encode(), f"{kind}\0{value}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
+def printable(name: str) -> str:
+    """A file's name as UTF-8 text, whatever its bytes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def refine_file(raw: Path, size: int, file: str) -> Refined | str:
     """Decode, crop and resize one file; a string is the reason why it cannot be used."""
     try:
@@ -130,8 +135,9 @@ def refuse_large_cluster(groups: pd.Series, pairs: NDArray[np.int64], limit: flo
     largest = int(np.bincount(components(len(groups), between)).max(initial=0))
     if largest > max(SMALL_CLUSTER, limit * len(groups)):
         raise UserError(
-            f"near-duplicate links join {largest} of {len(groups)} images into one cluster, over refine.max_cluster_share {limit}: the images are alike "
-            "by nature, not copies. In params.yaml raise refine.correlation or lower refine.hash_distance (or, if they are copies, raise max_cluster_share)"
+            f"near-duplicate links join {largest} of {len(groups)} images into one cluster, over refine.max_cluster_share {limit}: "
+            "these images are alike by nature, not copies. In params.yaml raise refine.correlation or lower refine.hash_distance "
+            "(or raise max_cluster_share, if copies they are)"
         )
 
 
@@ -180,9 +186,7 @@ def main() -> None:
     refused |= {str(rows.at[i, "file"]): reason for i, reason in left_out.items()}
 
     out = fresh(args.out)
-    quarantine = pd.DataFrame(sorted(refused.items()), columns=["file", "reason"]).map(
-        lambda t: t.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    )
+    quarantine = pd.DataFrame(sorted(refused.items()), columns=["file", "reason"]).map(printable)
     write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
     pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
     write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file})

@@ -148,9 +148,8 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
     """
     absent = sorted(set(rare) - set(table["label"]))
     if absent:
-        raise UserError(
-            f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (classes: {', '.join(sorted(set(table['label'])))})"
-        )
+        known = ", ".join(sorted(set(table["label"])))
+        raise UserError(f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (there are {known})")
     moved = 0
     if "split" in table:
         if p.base or p.max_images or p.max_train_per_rare_class:
@@ -165,7 +164,7 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
     empty = sorted(set(rare) - set(train["label"]))
     if empty:
         raise UserError(
-            f"no image of rare class(es) {', '.join(empty)} in train: too few groups of it, or split.max_train_per_rare_class under the size of a group"
+            f"no image of rare class(es) {', '.join(empty)} in train: too few groups, or split.max_train_per_rare_class under a group's size"
         )
     return out.assign(fold=folds(train, p.folds, p.seed)), moved
 
@@ -177,16 +176,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT_CSV")
     args = parser.parse_args()
     params = read_params()
-    table = read_table(args.refined)
-    split, moved = make_split(table.drop(columns="image"), params.split, params.rare)
+    table = read_table(args.refined, ["id", "label", "group", "split"])  # split is there only where the data fix it
+    split, moved = make_split(table, params.split, params.rare)
     write_text(args.out, split[["id", "label", "group", "split", "fold"]].to_csv(index=False, lineterminator="\n"))
     checked = read_split(args.out)
-    groups = (
-        checked.groupby(["label", "split"])["group"]
-        .nunique()
-        .unstack(fill_value=0)
-        .reindex(columns=[s for s in SPLITS if s in set(checked["split"])])
-    )
+    groups = checked.groupby(["label", "split"])["group"].nunique().unstack(fill_value=0)
+    groups = groups[[part for part in SPLITS if part in groups]]
     print("groups per class and part:\n" + groups.to_string())
     if moved:
         print(f"{moved} image(s) moved, because near-duplicates join them to a group of another part")

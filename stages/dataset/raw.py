@@ -44,7 +44,9 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
 
     Raises `UserError` when the table or one of its columns is missing.
     """
-    layout, refused, found = card.layout, {}, {}
+    layout = card.layout
+    refused: dict[str, str] = {}
+    found: dict[str, dict[str, object]] = {}
     table = _find_table(layout, files)
     if table:
         refused[table] = "metadata table named by the card, not an image"
@@ -79,9 +81,8 @@ def _find_table(layout: Layout, files: list[str]) -> str | None:
         return layout.table
     deeper = [f for f in files if f.endswith("/" + layout.table)]
     if len(deeper) != 1:
-        raise UserError(
-            f"the card's layout.table {layout.table!r} is {'ambiguous' if deeper else 'not there'} under the raw folder; name its path there"
-        )
+        what = "there more than once" if deeper else "not there"
+        raise UserError(f"under the raw folder the card's layout.table {layout.table!r} is {what}; give its path there")
     return deeper[0]
 
 
@@ -107,8 +108,9 @@ def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> 
     known = set(files)
     matched: dict[str, list[dict[str, str]]] = {}
     without_file = 0
-    for row in table.to_dict("records"):
-        wanted = row[layout.file] + layout.suffix
+    for values in table.to_numpy():
+        row = dict(zip(table.columns, values, strict=True))
+        wanted = row[str(layout.file)] + layout.suffix
         candidates = [wanted, (home / wanted).as_posix()]
         if bare[wanted] == 1:
             candidates.append(by_bare[wanted])
@@ -144,7 +146,8 @@ def _row_of(card: Card, file: str, rows: list[dict[str, str]]) -> tuple[str, dic
     group = _value(row[layout.group]) if layout.group else None
     attributes = {ours: _value(row[theirs]) if row else None for ours, theirs in card.attributes.items()}
     extra = {column: _value(row[column]) for column in layout.extra}
-    return "", {"file": file, "label": label, "group": group} | attributes | ({"split": split} if layout.split else {}) | extra
+    values: dict[str, object] = {"file": file, "label": label, "group": group, **attributes, **extra}
+    return "", values | ({"split": split} if layout.split else {})
 
 
 def _value(text: str) -> str | None:
