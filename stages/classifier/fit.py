@@ -74,7 +74,7 @@ def fit(
     torch.manual_seed(recipe.seed)  # dropout
     place = device()
     model.to(place, memory_format=torch.channels_last).train()
-    pixels, targets = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    pixels, targets = torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(labels)
     weights = torch.tensor(recipe.class_weights) if recipe.class_weights else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1, pct_start=0.15)
