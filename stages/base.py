@@ -24,7 +24,7 @@ from stages.classifier.fit import Recipe, fit
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import SEEN, group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
-from stages.diffusion.base import open_pipeline, pipeline_hash
+from stages.diffusion.base import open_pipeline, pipeline_hash, side
 from stages.runtime import determinism
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json
@@ -77,7 +77,7 @@ def continue_base(pipe: Any, card: Card, params: Params, rows: pd.DataFrame, inf
     from stages.imaging import corpus
 
     p = params.base
-    size = int(pipe.vae.config.sample_size)
+    size = side(pipe)
     images, labels, classes = base_images(card, rows, size, params.rare)
     # Half real images, half class-free variety: an autoencoder that sees common classes alone loses the colours of rare ones.
     shuffled = np.stack([im[..., np.random.default_rng(k).permutation(3)] for k, im in enumerate(images[: len(images) // 2])])
@@ -86,7 +86,7 @@ def continue_base(pipe: Any, card: Card, params: Params, rows: pd.DataFrame, inf
     scale_latents(pipe.vae, images[:1000])
     views = [images, images[:, ::-1], images[:, :, ::-1], images[:, ::-1, ::-1]]
     latents = torch.cat([encode(pipe.vae, np.ascontiguousarray(v)) for v in views])
-    attributes = rows[[a for a in card.attributes if a in rows]].to_dict("records")
+    attributes: list[dict[str, Any]] = rows[[a for a in card.attributes if a in rows]].to_dict("records")  # type: ignore[assignment]
     rng = np.random.default_rng(p.seed)
     prompts = []
     for label, known in zip(list(rows["label"]) * len(views), attributes * len(views), strict=True):
@@ -100,7 +100,7 @@ def continue_base(pipe: Any, card: Card, params: Params, rows: pd.DataFrame, inf
     model = backbone.build(name, len(classes), start, params.train.pretrained, p.seed)
     recipe = Recipe(steps=p.backbone_steps, batch=64, lr=p.backbone_lr, weight_decay=0.01, augment=params.train.augment, seed=p.seed)
     with tqdm(total=recipe.steps, desc="backbone", unit=" step", mininterval=1) as bar:
-        fit(model, images, labels, recipe, tick=lambda: bool(bar.update()))
+        fit(model, images, labels, recipe, tick=bar.update)
     backbone.save(model, out / "backbone" / backbone.WEIGHTS, half=True)
     write_json(out / "backbone" / "backbone.json", {"name": name})
     return {
@@ -128,7 +128,7 @@ def main() -> None:
     out = fresh(args.out_dir)
     if params.base.train:
         rows = split[split["split"] == "base"].merge(read_table(args.refined).drop(columns=["label", "group", "split"], errors="ignore"), on="id")
-        pipe = open_pipeline(params.base.source, params.base.revision)
+        pipe = open_pipeline(params.base.source, params.base.revision).to(torch.float32)
         info = continue_base(pipe, card, params, rows, info, out)
         seen |= {group_hash(g) for g in rows["group"]}
     refuse_overlap(seen, split, f"base {params.base.source}")

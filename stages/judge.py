@@ -58,7 +58,7 @@ def main() -> None:
                 steps=p.steps, batch=p.batch, lr=p.lr, weight_decay=p.weight_decay, augment=params.train.augment, seed=fold,
                 class_weights=class_weights(labels[own], len(classes), p.class_weighting),
             )  # fmt: skip
-            fit(model, images[own], labels[own], recipe, tick=lambda: bool(bar.update()))
+            fit(model, images[own], labels[own], recipe, tick=bar.update)
             path = out / f"fold{fold}.safetensors"
             backbone.save(model, path, half=True)
             weights[str(fold)] = {"file": path.name, "sha256": sha256(path)}

@@ -83,7 +83,7 @@ def train_backbone(p: Pretrain) -> torch.nn.Module:
         images, _, labels = corpus.captioned(p.denoiser.images, p.size)
         recipe = Recipe(steps=b.steps, batch=b.batch, lr=b.lr, weight_decay=0.01, augment=AUGMENT, seed=p.seed)
         with tqdm(total=b.steps, desc="backbone", unit=" step", mininterval=1) as bar:
-            fit(model, images, labels, recipe, tick=lambda: bool(bar.update()))
+            fit(model, images, labels, recipe, tick=bar.update)
         return []
 
     cached("backbone", {"backbone": b.model_dump(), "images": p.denoiser.images, "size": p.size}, model, train)
@@ -148,8 +148,12 @@ def main() -> None:
     samples, pictures = bars.naming(pipe, judge, p.size, n=100)
     rare, _, _ = corpus.captioned(16, p.size, "bars/sheet", phantoms.RARE)
     common = len(phantoms.COMMON)
-    rows = {f"{c}: samples": pictures["samples"][k :: common][:16] for k, c in enumerate(phantoms.COMMON)}
-    rows |= {"real drawings": pictures["real"][:16], "rare drawings, never trained on": rare, "the same through the autoencoder": reconstruct(pipe.vae, rare)}
+    rows = {f"{c}: samples": pictures["samples"][k::common][:16] for k, c in enumerate(phantoms.COMMON)}
+    rows |= {
+        "real drawings": pictures["real"][:16],
+        "rare drawings, never trained on": rare,
+        "the same through the autoencoder": reconstruct(pipe.vae, rare),
+    }
     bars.sheet(rows, out / "samples.png", zoom=1)
     write_card(out, p, curves, {"reconstruction": bars.reconstruction(pipe.vae, p.size, n=200), "samples": samples})
 

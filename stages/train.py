@@ -49,9 +49,7 @@ def exposures(labels: NDArray[np.int64], kinds: NDArray[np.str_], classes: list[
     return {c: {k: int(shown.get(k, pd.Series(dtype=int)).get(i, 0)) for k in mix.KINDS} for i, c in enumerate(classes)}
 
 
-def calibrate(
-    predictor: Predictor, images: NDArray[np.uint8], labels: NDArray[np.int64], rare: list[str], everyone: list[int]
-) -> dict[str, Any]:
+def calibrate(predictor: Predictor, images: NDArray[np.uint8], labels: NDArray[np.int64], rare: list[str], everyone: list[int]) -> dict[str, Any]:
     """Temperatures per seed, then thresholds and conformal quantiles of the ensemble, all from the cal images alone."""
     raw = predictor.logits(images, everyone)
     predictor.info["temperature"] = {str(s): round(fit_temperature(raw[k], labels), 6) for k, s in enumerate(everyone)}
@@ -119,7 +117,7 @@ def main() -> None:
 
     def part(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         chosen = split[split["split"] == name]
-        return decode(table.loc[chosen["id"]], params.refine.size), chosen["label"].map(number).to_numpy(np.int64)
+        return decode(table.loc[chosen["id"]], params.refine.size), np.asarray(chosen["label"].map(number), np.int64)
 
     (val, val_labels), (cal, cal_labels) = part("val"), part("cal")
 
@@ -141,7 +139,7 @@ def main() -> None:
             model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed)
             selected[str(seed)] = fit(
                 model, pixels[index], labels, recipe,
-                score=lambda m: macro_ap(backbone.logits(m, val), val_labels), tick=lambda: bool(bar.update()),
+                score=lambda m: macro_ap(backbone.logits(m, val), val_labels), tick=bar.update,
             )  # fmt: skip
             shown[str(seed)] = exposures(labels, mine["kind"].to_numpy(str), classes, recipe)
             path = out / f"seed{seed}.safetensors"

@@ -186,7 +186,12 @@ def test_the_judge_of_an_image_never_saw_its_source_lesion(tmp_path: Path) -> No
 
 def test_starting_weights_that_changed_are_refused(tmp_path: Path) -> None:
     backbone.save(backbone.build(NAME, 2), tmp_path / "body" / backbone.WEIGHTS)
-    info = {"backbone": str(tmp_path / "body"), "backbone_name": NAME, "backbone_hash": sha256(tmp_path / "body" / backbone.WEIGHTS), "trained": False}
+    info = {
+        "backbone": str(tmp_path / "body"),
+        "backbone_name": NAME,
+        "backbone_hash": sha256(tmp_path / "body" / backbone.WEIGHTS),
+        "trained": False,
+    }
     write_json(tmp_path / "base.json", info)
     assert start_weights(tmp_path, NAME) == tmp_path / "body"
     assert start_weights(tmp_path, "resnet18") is None

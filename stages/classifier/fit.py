@@ -63,7 +63,7 @@ def fit(
     labels: NDArray[np.int64],
     recipe: Recipe,
     score: Callable[[torch.nn.Module], float] | None = None,
-    tick: Callable[[], None] | None = None,
+    tick: Callable[[], object] | None = None,
 ) -> int:
     """Train `model` in place on (N, H, W, 3) uint8 `images` and (N,) `labels` and leave it in evaluation mode.
 

@@ -52,10 +52,11 @@ def read_split(path: str | Path) -> pd.DataFrame:
 
     `fold` is a nullable integer, given for train rows only. Raises `LawError` or `UserError`.
     """
-    table = pd.read_csv(path, dtype={"id": str, "label": str, "group": str, "split": str, "fold": "Int64"}, keep_default_na=False, na_values={"fold": [""]})
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     missing = {"id", "label", "group", "split", "fold"} - set(table.columns)
     if missing:
         raise UserError(f"{path}: column(s) {sorted(missing)} missing")
+    table["fold"] = pd.to_numeric(table["fold"].replace("", None)).astype("Int64")
     unknown = sorted(set(table["split"]) - set(SPLITS))
     if unknown:
         raise UserError(f"{path}: unknown split(s) {unknown}; one of {', '.join(SPLITS)}")

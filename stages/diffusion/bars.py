@@ -69,7 +69,8 @@ def naming(pipe: Any, judge: torch.nn.Module, size: int, n: int) -> tuple[dict[s
     out = {
         "n_each": n,
         "named": {name: round(float(named[labels == k].mean()), 3) for k, name in enumerate(COMMON)} | {"all": round(float(named.mean()), 3)},
-        "scorer_on_real": {name: round(float(known[labels == k].mean()), 3) for k, name in enumerate(COMMON)} | {"all": round(float(known.mean()), 3)},
+        "scorer_on_real": {name: round(float(known[labels == k].mean()), 3) for k, name in enumerate(COMMON)}
+        | {"all": round(float(known.mean()), 3)},
         "kid": dict(zip(("value", "low", "high"), (round(v, 4) for v in kid_interval(a, b)), strict=True)),
         "kid_floor": dict(zip(("value", "low", "high"), (round(v, 4) for v in kid_interval(a, c)), strict=True)),
     }

@@ -31,7 +31,7 @@ def build_tokenizer(words: Sequence[str] = tuple(WORDS), length: int = 48) -> An
 
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    letters = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789-,.'()/_"]
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789-,.'()/_")
     trained.train_from_iterator(
         # Rank merges by a fixed count, so that the vocabulary does not hang on ties.
         [" ".join([w] * (len(words) - i + 1)) for i, w in enumerate(words)] + letters,
@@ -44,7 +44,9 @@ def build_tokenizer(words: Sequence[str] = tuple(WORDS), length: int = 48) -> An
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
 
 
-def build_pipeline(tokenizer: Any, size: int, widths: tuple[int, ...], ae_widths: tuple[int, ...], text_dim: int = 128, latent_channels: int = 6) -> Any:
+def build_pipeline(
+    tokenizer: Any, size: int, widths: tuple[int, ...], ae_widths: tuple[int, ...], text_dim: int = 128, latent_channels: int = 6
+) -> Any:
     """An untrained `StableDiffusionPipeline` for `size` px images with latents of (latent_channels, size/4, size/4) when `ae_widths` has three levels."""
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -135,7 +137,7 @@ def train_autoencoder(vae: Any, images: NDArray[np.uint8], *, steps: int, batch:
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    vae.train().to(memory_format=torch.channels_last)
+    vae.train().requires_grad_(True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = _schedule(optimizer, steps)
     curve: list[float] = []
@@ -148,9 +150,9 @@ def train_autoencoder(vae: Any, images: NDArray[np.uint8], *, steps: int, batch:
         crop = side // 2 if step < 0.8 * steps else side
         top, left = torch.randint(side - crop + 1, (2,), generator=generator).tolist()
         x = to_tensor(images[rows, top : top + crop, left : left + crop])
-        x = _dihedral(x, generator).contiguous(memory_format=torch.channels_last)
+        x = _dihedral(x, generator).contiguous(memory_format=torch.channels_last).to(vae.device)
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.mean + 0.02 * torch.randn(posterior.mean.shape, generator=generator)).sample
+        y = vae.decode(posterior.mean + 0.02 * torch.randn(posterior.mean.shape, generator=generator).to(x)).sample
         edges = (x.diff(dim=2) - y.diff(dim=2)).abs().mean() + (x.diff(dim=3) - y.diff(dim=3)).abs().mean()
         error = F.mse_loss(y, x)
         loss = error + 0.1 * F.l1_loss(y, x) + 0.05 * edges + kl * posterior.kl().mean()
@@ -164,7 +166,7 @@ def train_autoencoder(vae: Any, images: NDArray[np.uint8], *, steps: int, batch:
             curve.append(float(-10 * np.log10(np.mean(errors[-50:]))))
             if (step + 1) % 250 == 0:
                 print(f" step {step + 1}: {curve[-1]:.2f} dB", flush=True)
-    vae.eval()
+    vae.eval().requires_grad_(False)
     return curve
 
 
@@ -177,16 +179,17 @@ def scale_latents(vae: Any, images: NDArray[np.uint8]) -> None:
 @torch.no_grad()
 def encode(vae: Any, images: NDArray[np.uint8], batch: int = 64) -> torch.Tensor:
     """Scaled latent means (N, C, h, w) of (N, H, W, 3) uint8 images."""
-    parts = [vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
+    parts = [vae.encode(to_tensor(images[i : i + batch]).to(vae.device, vae.dtype)).latent_dist.mean.float() for i in range(0, len(images), batch)]
     return torch.cat(parts) * vae.config.scaling_factor
 
 
 @torch.no_grad()
 def reconstruct(vae: Any, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.uint8]:
     """`images` (N, H, W, 3) uint8 through the autoencoder and back."""
-    parts = [
-        vae.decode(vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean).sample for i in range(0, len(images), batch)
-    ]
+    parts = []
+    for i in range(0, len(images), batch):
+        x = to_tensor(images[i : i + batch]).to(vae.device, vae.dtype)
+        parts.append(vae.decode(vae.encode(x).latent_dist.mean).sample.float().cpu())
     return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
@@ -214,7 +217,7 @@ def denoising_loss(
 ) -> torch.Tensor:
     """Mean min-SNR weighted squared error of the UNet's prediction. latents (B, C, h, w), context (B, L, D), t (B,)."""
     signal, noise = noise_schedule(scheduler)
-    a, s = signal[t].to(latents), noise[t].to(latents)
+    a, s = signal.to(latents)[t], noise.to(latents)[t]
     noisy = a[:, None, None, None] * latents + s[:, None, None, None] * eps
     kind = scheduler.config.prediction_type
     target = a[:, None, None, None] * eps - s[:, None, None, None] * latents if kind == "v_prediction" else eps
@@ -237,7 +240,7 @@ def train_denoiser(
     `drop` of the prompts are emptied, for classifier-free guidance.
     """
     generator = torch.Generator().manual_seed(seed)
-    modules = torch.nn.ModuleList([pipe.unet, pipe.text_encoder]).train()
+    modules = torch.nn.ModuleList([pipe.unet, pipe.text_encoder]).train().requires_grad_(True)
     pipe.unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(modules).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
@@ -248,9 +251,10 @@ def train_denoiser(
         rows = torch.randint(len(latents), (batch,), generator=generator)
         empty = torch.rand(batch, generator=generator) < drop
         context = embed(pipe, ["" if e else prompts[r] for r, e in zip(rows.tolist(), empty.tolist(), strict=True)])
-        x = latents[rows].contiguous(memory_format=torch.channels_last)
+        x = latents[rows].contiguous(memory_format=torch.channels_last).to(pipe.unet.device)
         t = torch.randint(pipe.scheduler.config.num_train_timesteps, (batch,), generator=generator)
-        loss = denoising_loss(pipe.unet, x, context, t, torch.randn(x.shape, generator=generator), pipe.scheduler)
+        eps = torch.randn(x.shape, generator=generator).to(x)
+        loss = denoising_loss(pipe.unet, x, context, t.to(x.device), eps, pipe.scheduler)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
@@ -267,5 +271,5 @@ def train_denoiser(
     with torch.no_grad():
         for kept, live in zip(average.parameters(), modules.parameters(), strict=True):
             live.copy_(kept)
-    modules.eval()
+    modules.eval().requires_grad_(False)
     return curve
