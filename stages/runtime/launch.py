@@ -1,0 +1,186 @@
+"""Build the default or a preset, then show the table of regimes and the verdict. `make reproduce` calls it.
+
+    python -m stages.runtime.launch            dvc repro of what params.yaml says
+    python -m stages.runtime.launch NAME       dvc exp run with the values of presets/NAME.yaml
+
+A preset is params.yaml with some values replaced. While it runs, params.yaml and dvc.lock are the preset's, and the default's wait in
+.cache/default; they come back when the run ends, however it ends (after a kill: at the next call). The preset's own lock is kept as
+reports/<dataset>/dvc.lock: a second call finds its finished stages there, and the page checks its models against it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from stages.runtime.checked import explain, read_yaml
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import write_text
+from stages.runtime.params import Params, read_params
+
+PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+ASIDE = Path(".cache/default")
+TARGETS = ("evaluate", "data_report")
+
+
+def merge(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`default` with `values` laid over it, mapping by mapping; lists and numbers are replaced."""
+    merged = dict(default)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_preset(name: str, folder: Path = Path("presets"), default: Path = PARAMS) -> tuple[dict[str, Any], Params]:
+    """The whole parameters of preset `name`, as a mapping and checked; `UserError` for an unknown preset or key."""
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"no preset {name!r}; one of {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a mapping of parameters")
+    merged = merge(read_yaml(default), values)
+    try:
+        params = Params.model_validate(merged)
+    except ValidationError as error:
+        raise explain(error, path) from None
+    if params.dataset == read_params(default).dataset:
+        raise UserError(f"{path} would overwrite the results of params.yaml: both have dataset: {params.dataset}")
+    return merged, params
+
+
+def restore() -> bool:
+    """Bring back the default's params.yaml and dvc.lock where a preset has left them aside; True when it had."""
+    if not ASIDE.exists():
+        return False
+    LOCK.unlink(missing_ok=True)
+    for kept in (LOCK, PARAMS):
+        if (ASIDE / kept).exists():
+            shutil.copyfile(ASIDE / kept, kept)
+    shutil.rmtree(ASIDE)
+    return True
+
+
+@contextmanager
+def preset_in_place(values: dict[str, Any], own_lock: Path) -> Iterator[None]:
+    """Put a preset's params.yaml and lock in place; afterwards keep its lock as `own_lock` and bring the default's files back."""
+    partial = ASIDE.with_name(ASIDE.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in (PARAMS, LOCK):
+        if file.exists():
+            shutil.copyfile(file, partial / file)
+    partial.rename(ASIDE)
+    try:
+        # Not `dvc exp run -S`: DVC would write 0.00001 as 1e-05, which YAML reads as a string.
+        write_text(PARAMS, yaml.safe_dump(values, sort_keys=False))
+        LOCK.unlink(missing_ok=True)
+        if own_lock.exists():
+            shutil.copyfile(own_lock, LOCK)
+        yield
+    finally:
+        if LOCK.exists():
+            own_lock.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(LOCK, own_lock)
+        restore()
+
+
+@contextmanager
+def alone() -> Iterator[int]:
+    """Refuse a second run in this folder; yields the lock's file descriptor, which a child may hold on to."""
+    path = Path(".cache/launch.lock")
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another `make reproduce` is running here; wait for it, or stop it") from None
+        yield file.fileno()
+
+
+def environment() -> dict[str, str]:
+    """The environment for DVC: the interpreter's folder first on PATH (DVC does not add a virtual environment), and a name for its commits."""
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if subprocess.run(["git", "config", "user.email"], capture_output=True).returncode:
+        for who in ("AUTHOR", "COMMITTER"):
+            env |= {f"GIT_{who}_NAME": "rarelens", f"GIT_{who}_EMAIL": "rarelens@localhost"}
+    return env
+
+
+def call(command: list[str], hold: int) -> int:
+    """Run `command` to its end and return its exit status; it holds the descriptor `hold`. Ctrl-C and SIGTERM reach it, and it is waited for."""
+    child = subprocess.Popen(command, env=environment(), pass_fds=[hold])
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGTERM:  # Ctrl-C reaches the child from the terminal
+            child.terminate()
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def reproduce(preset: str | None) -> str:
+    """Build the default (`preset` None) or a preset; returns its data set's name. Raises `SystemExit` with DVC's status when a stage fails."""
+    with alone() as hold:
+        if restore():
+            print("A preset was interrupted; params.yaml and dvc.lock are the default's again.", flush=True)
+        dvc = [sys.executable, "-m", "dvc"]
+        if preset is None:
+            params = read_params()
+            require_images(params)
+            status = call([*dvc, "repro", *TARGETS], hold)
+        else:
+            values, params = read_preset(preset)
+            require_images(params)
+            with preset_in_place(values, Path("reports", params.dataset, LOCK)):
+                status = call([*dvc, "exp", "run", *TARGETS], hold)
+    if status:
+        again = "make reproduce" + (f" PRESET={preset}" if preset else "")
+        print(f"error: the pipeline stopped; what went wrong stands above. `{again}` goes on from the last finished stage.", file=sys.stderr)
+        raise SystemExit(1)
+    return params.dataset
+
+
+def require_images(params: Params) -> None:
+    """`UserError` when the data set's images are neither there nor drawn by the stage `phantom`."""
+    folder = Path("data/raw", params.dataset)
+    if params.dataset != params.phantom.name and not folder.exists():
+        raise UserError(f"{folder} is missing: put the images of data/{params.dataset}.yaml there (README, Your own images)")
+
+
+def main() -> None:
+    """Build, then print the table, the verdict and what to do next."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", nargs="?", help="a file of presets/, without .yaml")
+    dataset = reproduce(parser.parse_args().preset)
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-m", "stages.summary", f"reports/{dataset}"], check=True, env=environment())
+    print(f"""
+Next:
+  reports/{dataset}/verdict.md         the verdict in words and a picture
+  make app                           the page on these models
+  source .venv/bin/activate          then, by hand:
+  dvc metrics show --md              regimes as rows
+  dvc plots show                     curves of all regimes, as one web page""")
+
+
+if __name__ == "__main__":
+    run(main)
