@@ -43,7 +43,7 @@ def main() -> None:
     files = list_files(args.input, args.output)
     determinism.fix(len(os.sched_getaffinity(0)))
     predictor = open_model(args.model)
-    rows = [row for row in progress(table_rows(predictor, args.input, files), "predict", "file", len(files))]
+    rows = list(progress(table_rows(predictor, args.input, files), "predict", "file", len(files)))
     text = pd.DataFrame(rows, columns=columns(predictor)).to_csv(index=False, lineterminator="\n")
     try:
         write_text(args.output, text)

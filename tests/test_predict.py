@@ -15,7 +15,8 @@ from PIL import Image
 from stages.classifier.prediction import interpret, open_model, predict, presence, read
 from stages.imaging.decode import Refused, Unusable
 from stages.imaging.phantoms import CLASSES, RARE
-from stages.runtime.errors import LawError, UserError
+from stages.predict import main
+from stages.runtime.errors import LawError, UserError, run
 from stages.runtime.files import read_json, write_json
 from tests.tiny_root import REPOSITORY, SIZE, phantom_png, write_model
 
@@ -29,16 +30,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(model: Path, source: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "stages.predict", str(model), str(source), str(output)]
-    return subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def command(monkeypatch: pytest.MonkeyPatch, model: Path, source: Path, output: Path) -> int:
+    """Run `stages.predict` in this process (a fresh one spends seconds on importing torch); its exit status."""
+    monkeypatch.setattr(sys, "argv", ["predict", str(model), str(source), str(output)])
+    try:
+        run(main)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def test_every_file_gets_one_row(model: Path, tmp_path: Path) -> None:
+def test_every_file_gets_one_row(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "images"
     (source / "sub" / ".hidden").mkdir(parents=True)
     (source / "a.png").write_bytes(phantom_png())
@@ -56,8 +62,7 @@ def test_every_file_gets_one_row(model: Path, tmp_path: Path) -> None:
     (source / os.fsdecode(b"latin\xe9.png")).write_bytes(phantom_png())
     output = source / "result.csv"
 
-    done = command(model, source, output)
-    assert done.returncode == 0, done.stderr
+    assert command(monkeypatch, model, source, output) == 0
     rows = table(output)
     assert list(rows.columns) == COLUMNS
     status = dict(zip(rows["file"], rows["status"], strict=True))
@@ -80,34 +85,41 @@ def test_every_file_gets_one_row(model: Path, tmp_path: Path) -> None:
     assert (bad["reason"] != "").all() and (bad[COLUMNS[3:]] == "").all(axis=None) and (fine["reason"] == "").all()
     chances = fine[[f"p_{c}" for c in CLASSES]].astype(float)
     assert np.allclose(chances.sum(axis=1), 1, atol=1e-5)
-    assert (chances.idxmax(axis=1).str.removeprefix("p_") == fine["predicted"]).all()
+    assert [f"p_{name}" for name in fine["predicted"]] == [str(name) for name in chances.idxmax(axis=1)]
     assert set(fine[[f"present_{d}" for d in RARE]].to_numpy().ravel()) <= {"yes", "no", "cannot say"}
 
-    again = command(model, source, output)  # the table it wrote is not an input
-    assert again.returncode == 0 and table(output).equals(rows)
+    assert command(monkeypatch, model, source, output) == 0 and table(output).equals(rows)  # the table it wrote is not an input
 
     one = tmp_path / "one.csv"
-    assert command(model, source / "a.png", one).returncode == 0
+    assert command(monkeypatch, model, source / "a.png", one) == 0
     assert table(one).iloc[0].to_dict() == rows[rows["file"] == "a.png"].iloc[0].to_dict()
     multi = tmp_path / "multi.csv"
     frames[0].save(tmp_path / "first.png")
-    assert command(model, tmp_path / "first.png", multi).returncode == 0
+    assert command(monkeypatch, model, tmp_path / "first.png", multi) == 0
     assert table(multi).iloc[0, 1:].tolist() == rows[rows["file"] == "sub/two frames.tiff"].iloc[0, 1:].tolist()
 
 
-def test_an_empty_folder_gives_the_header(model: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_gives_the_header(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nothing").mkdir()
-    assert command(model, tmp_path / "nothing", tmp_path / "out.csv").returncode == 0
+    assert command(monkeypatch, model, tmp_path / "nothing", tmp_path / "out.csv") == 0
     assert (tmp_path / "out.csv").read_text() == ",".join(COLUMNS) + "\n"
 
 
-def test_the_command_stops_in_one_line_without_a_usable_model(model: Path, tmp_path: Path) -> None:
+def test_the_command_stops_in_one_line_without_a_usable_model(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(phantom_png())
-    done = command(tmp_path, tmp_path / "a.png", tmp_path / "out.csv")
+    arguments = [sys.executable, "-m", "stages.predict", str(tmp_path), str(tmp_path / "a.png"), str(tmp_path / "out.csv")]
+    done = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "dvc repro" in done.stderr
     assert not (tmp_path / "out.csv").exists()
-    done = command(model, tmp_path / "missing", tmp_path / "out.csv")
-    assert done.returncode == 1 and "does not exist" in done.stderr
+
+
+def test_a_missing_input_or_a_folder_as_output_is_one_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, model, tmp_path / "missing", tmp_path / "out.csv") == 1
+    assert command(monkeypatch, model, tmp_path, tmp_path) == 1
+    missing, folder = capsys.readouterr().err.strip().splitlines()
+    assert "does not exist" in missing and "is a folder" in folder
 
 
 def test_a_changed_model_is_refused(tmp_path: Path) -> None:
