@@ -28,6 +28,7 @@ from stages.dataset.groups import SEEN, group_hash, write_seen
 from stages.diffusion import bars
 from stages.diffusion.pretraining import build_pipeline, build_tokenizer, encode, reconstruct, scale_latents, train_autoencoder, train_denoiser
 from stages.imaging import corpus, phantoms
+from stages.imaging.sheet import save_sheet
 from stages.runtime import determinism
 from stages.runtime.errors import run
 from stages.runtime.files import fresh, sha256, write_json, write_text
@@ -154,7 +155,7 @@ def main() -> None:
         "rare drawings, never trained on": rare,
         "the same through the autoencoder": reconstruct(pipe.vae, rare),
     }
-    bars.sheet(rows, out / "samples.png", zoom=1)
+    save_sheet(rows, out / "samples.png", zoom=1)
     write_card(out, p, curves, {"reconstruction": bars.reconstruction(pipe.vae, p.size, n=200), "samples": samples})
 
 

@@ -62,6 +62,15 @@ def read_table(folder: str | Path, columns: list[str] | None = None) -> pd.DataF
     return table
 
 
+def read_rows(folder: str | Path, split: pd.DataFrame, part: str, label: str) -> pd.DataFrame:
+    """The refined images of class `label` in `part` of `split`: its columns and the image's others, by id; `UserError` when there is none."""
+    own = split[(split["split"] == part) & (split["label"] == label)]
+    rows = own.merge(read_table(folder).drop(columns=["label", "group", "split"], errors="ignore"), on="id").sort_values("id", ignore_index=True)
+    if rows.empty or len(rows) != len(own):
+        raise UserError(f"{folder} holds {len(rows)} of the {len(own)} images of {label} in split {part}; at least one is needed, and all of them")
+    return rows
+
+
 def decode(encoded: Iterable[bytes], size: int | None = None) -> NDArray[np.uint8]:
     """Encoded images as one (N, H, W, 3) uint8 array; resized to `size` px square when they are not."""
     images = []

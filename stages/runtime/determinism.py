@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import numpy as np
@@ -15,3 +16,8 @@ def fix(threads: int, seed: int = 0) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_of(*key: object) -> int:
+    """A 63-bit seed that hangs on `key` alone: the same image or step gets it in any batch, order or process."""
+    return int.from_bytes(hashlib.sha256("\0".join(map(str, key)).encode()).digest()[:8], "little") >> 1

@@ -1,0 +1,86 @@
+"""Draw images: each by its own random numbers, whatever batch, order or process it is drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+#: Images at a time on the CPU. Kernels sum in another order when the batch's shape changes (not when its other rows do),
+#: so every call has this shape: the last one is filled up.
+CHUNK = 8
+TEXT, IMAGE = "text2img", "img2img"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to draw. `source` is the id of the image it starts from and `strength` how far it leaves it (None: from text)."""
+
+    slot: int
+    attempt: int
+    mode: str
+    prompt: str
+    source: str | None
+    strength: float | None
+    seed: int
+
+
+class Sampler:
+    """DPM-Solver++ on `pipe` with `steps` steps and classifier-free `guidance`; `sources` are (S, S, 3) uint8 images by id, of the base's side."""
+
+    def __init__(self, pipe: Any, sources: Mapping[str, NDArray[np.uint8]], steps: int, guidance: float, batch: int) -> None:
+        from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
+
+        scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++", solver_order=2)
+        pipe.scheduler = scheduler
+        self._text = pipe
+        self._image = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        self._image.set_progress_bar_config(disable=True)
+        self.sources, self.steps, self.guidance = sources, steps, guidance
+        self.chunk = CHUNK if pipe.unet.device.type == "cpu" else batch
+
+    def _call(self, requests: Sequence[Request]) -> NDArray[np.float32]:
+        """Images of at most `chunk` requests that share mode and strength."""
+        full = [*requests, *[requests[-1]] * (self.chunk - len(requests))]
+        common = {
+            "prompt": [r.prompt for r in full],
+            "generator": [torch.Generator().manual_seed(r.seed) for r in full],
+            "guidance_scale": self.guidance,
+            "num_inference_steps": self.steps,
+            "output_type": "np",
+        }
+        if requests[0].mode == TEXT:
+            images = self._text(**common).images
+        else:
+            start = torch.from_numpy(np.stack([self.sources[str(r.source)] for r in full])).permute(0, 3, 1, 2).float() / 255
+            images = self._image(image=start, strength=requests[0].strength, **common).images
+        return np.asarray(images[: len(requests)], np.float32)
+
+    def __call__(self, requests: Sequence[Request], tick: Callable[[int], object] = lambda _: None) -> NDArray[np.float32]:
+        """The images (N, S, S, 3) of `requests`, 0 to 1 (NaN where the model gave that); `tick` hears of every image drawn."""
+        out: dict[int, NDArray[np.float32]] = {}
+        kinds = sorted({(r.mode, r.strength or 0.0) for r in requests})
+        for kind in kinds:
+            places = [i for i, r in enumerate(requests) if (r.mode, r.strength or 0.0) == kind]
+            for k in range(0, len(places), self.chunk):
+                part = places[k : k + self.chunk]
+                out |= dict(zip(part, self._call([requests[i] for i in part]), strict=True))
+                tick(len(part))
+        return np.stack([out[i] for i in range(len(requests))])
+
+
+def spread(draw: Callable[[Sequence[Request]], NDArray[np.float32]], requests: Sequence[Request], state: Any) -> NDArray[np.float32]:
+    """`draw(requests)` with the work split over the processes of an Accelerate `state`; every process gets all images."""
+    from accelerate.utils import gather_object
+
+    world, rank = state.num_processes, state.process_index
+    if world == 1:
+        return draw(requests)
+    mine = list(requests[rank::world])
+    parts = gather_object([draw(mine) if mine else None])
+    out: list[NDArray[np.float32]] = [parts[i % world][i // world] for i in range(len(requests))]
+    return np.stack(out)

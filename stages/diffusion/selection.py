@@ -1,0 +1,120 @@
+"""Which synthetic images are kept: the judge names the right class, nothing is memorised, repeated, black or broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from stages.diffusion.sampling import Request
+from stages.imaging.dihedral import dihedral
+
+THUMB = 16
+FLAT = 0.02  # standard deviation over all pixels (0..1) under which an image shows nothing
+BROKEN, EMPTY, MEMORISED, DUPLICATE, JUDGE = "not finite", "black or flat", "memorised", "duplicate", "judge"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A drawn image and what became of it: `reason` is empty when it was accepted; `pixels` None when it was not finite."""
+
+    request: Request
+    pixels: NDArray[np.uint8] | None
+    reason: str
+    probabilities: NDArray[np.float64]
+    nearest: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it enters the pool."""
+        return not self.reason
+
+
+def to_pixels(image: NDArray[np.float32], side: int) -> NDArray[np.uint8] | None:
+    """(S, S, 3) in 0..1 as (side, side, 3) uint8; None when a value is not finite."""
+    if not np.isfinite(image).all():
+        return None
+    pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    if len(pixels) == side:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def thumbs(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(N, S, S, 3) uint8 as (N, 16 * 16 * 3) in 0..1, averaged over areas."""
+    small = [np.asarray(Image.fromarray(i).resize((THUMB, THUMB), Image.Resampling.BOX)) for i in images]
+    return np.stack(small).reshape(len(images), -1) / 255
+
+
+def references(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Thumbs of `images` in all eight turns and mirrorings, (8 N, 768): copies are looked for in each."""
+    turned = dihedral(thumbs(images).reshape(-1, THUMB, THUMB, 3))
+    return np.asarray(turned.reshape(8 * len(images), -1), np.float64)
+
+
+def nearest(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Root-mean-square distance (0..1) of each thumb in `one` (N, D) to the nearest of `others` (M, D); 1 when there is none."""
+    if not len(others):
+        return np.ones(len(one))
+    return np.asarray(cdist(one, others).min(1) / np.sqrt(one.shape[1]))
+
+
+def fill(
+    plan: Callable[[int, int], Request],
+    draw: Callable[[Sequence[Request]], NDArray[np.float32]],
+    judge: Callable[[NDArray[np.uint8], Sequence[Request]], NDArray[np.float64]],
+    *,
+    pool: int,
+    max_attempts: int,
+    wanted: int,
+    accept: float,
+    train: NDArray[np.uint8],
+    min_distance: float,
+) -> list[Attempt]:
+    """Draw `pool` slots; a rejected slot is drawn again, up to `max_attempts` times in all. Every attempt, by slot and attempt.
+
+    `plan(slot, attempt)` says what to draw, `draw` gives images (N, S, S, 3) in 0..1, `judge` their class probabilities (N, C).
+    Accepted: class `wanted` is the most probable one, with at least `accept` (0 leaves the judge out); the thumb is `min_distance` or more away from
+    every image of `train` (its source too) and from every accepted one. All open slots are drawn before any is drawn again,
+    and decided in order of slots, so that the result does not depend on how the drawing is batched.
+    """
+    known = references(train)
+    taken = np.empty((0, known.shape[1]))
+    done: list[Attempt] = []
+    open_slots = list(range(pool))
+    for attempt in range(max_attempts):
+        if not open_slots:
+            break
+        requests = [plan(slot, attempt) for slot in open_slots]
+        pixels = [to_pixels(image, train.shape[1]) for image in draw(requests)]
+        whole = [i for i, p in enumerate(pixels) if p is not None]
+        judged = dict(zip(whole, judge(np.stack([p for p in pixels if p is not None]), [requests[i] for i in whole]), strict=True)) if whole else {}
+        again = []
+        for i, (slot, request, image) in enumerate(zip(open_slots, requests, pixels, strict=True)):
+            if image is None:
+                done.append(Attempt(request, None, BROKEN, np.full(0, np.nan), float("nan")))
+                again.append(slot)
+                continue
+            own = thumbs(image[None])
+            distance = float(nearest(own, known)[0])
+            p = judged[i]
+            if image.std() / 255 < FLAT:
+                reason = EMPTY
+            elif distance < min_distance:
+                reason = MEMORISED
+            elif float(nearest(own, taken)[0]) < min_distance:
+                reason = DUPLICATE
+            elif accept > 0 and not (p.argmax() == wanted and p[wanted] >= accept):
+                reason = JUDGE
+            else:
+                reason = ""
+                taken = np.concatenate([taken, references(image[None])])
+            done.append(Attempt(request, image, reason, p, distance))
+            if reason:
+                again.append(slot)
+        open_slots = again
+    return sorted(done, key=lambda a: (a.request.slot, a.request.attempt))

@@ -1,0 +1,167 @@
+"""Draw synthetic images of one rare disease; the judge accepts them or has them drawn again.
+
+In:  dataset card, refined images, split, base, the disease's adapter, judge.
+Out: OUT_DIR/part-0.parquet, a row per attempt (accepted or with its reason; accepted PNGs say inside that AI made them),
+     summary.json (accept rates, reasons), sheet.png and rejected.png (contact sheets).
+
+    python -m stages.generate DISEASE CARD REFINED SPLIT BASE_DIR LORA_DIR JUDGE_DIR OUT_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from stages.classifier.judge import load_judge
+from stages.dataset.card import Class, read_card
+from stages.dataset.groups import read_seen, read_split, refuse_overlap
+from stages.dataset.table import decode, encode_png, read_rows, write_table
+from stages.diffusion import adapter
+from stages.diffusion.base import device, load_base, side
+from stages.diffusion.prompts import render_prompts
+from stages.diffusion.sampling import IMAGE, TEXT, Request, Sampler, spread
+from stages.diffusion.selection import Attempt, fill
+from stages.diffusion.watermark import encode_marked
+from stages.imaging.sheet import save_sheet
+from stages.runtime import determinism
+from stages.runtime.determinism import seed_of
+from stages.runtime.errors import LawError, UserError, run
+from stages.runtime.files import fresh, write_json
+from stages.runtime.params import Generate, read_params
+
+SHEET = 20  # images in a row of a contact sheet
+
+
+def planner(disease: str, kind: Class, token: str, rows: list[dict[str, Any]], p: Generate, hashes: tuple[str, str]) -> Callable[[int, int], Request]:
+    """What to draw for (slot, attempt). The first `text2img` share of the slots comes from text, with the attributes of a
+    training image; the others start from the training images, each equally often, in another order at every attempt."""
+    from_text = round(p.pool * p.text2img)
+
+    def plan(slot: int, attempt: int) -> Request:
+        rng = np.random.default_rng(seed_of("plan", p.seed, disease, slot, attempt))
+        if slot < from_text:
+            mode, row, source, strength = TEXT, rows[int(rng.integers(len(rows)))], None, None
+        else:
+            order = np.random.default_rng(seed_of("order", p.seed, disease, attempt)).permutation(len(rows))
+            row = rows[int(order[(slot - from_text) % len(rows)])]
+            mode, source, strength = IMAGE, str(row["id"]), p.strength
+        prompts = render_prompts(kind, row, token)
+        prompt = prompts[int(rng.integers(len(prompts)))]
+        seed = seed_of(*hashes, disease, prompt, mode, source, strength, slot, attempt, p.seed)
+        return Request(slot, attempt, mode, prompt, source, strength, seed)
+
+    return plan
+
+
+def table_of(attempts: list[Attempt], disease: str, classes: list[str], p: Generate, hashes: tuple[str, str]) -> pd.DataFrame:
+    """A row per attempt, in the columns that mixing, audit and page read."""
+    rows = []
+    for a in attempts:
+        r = a.request
+        image = None if a.pixels is None else encode_marked(a.pixels) if a.accepted else encode_png(a.pixels)
+        row = {
+            "id": f"syn-{disease}-{r.slot:05d}-{r.attempt:02d}-{r.seed % 2**32:08x}",
+            "label": disease, "accepted": a.accepted, "reason": a.reason, "image": image, "prompt": r.prompt, "seed": r.seed,
+            "mode": r.mode, "source": r.source, "strength": r.strength, "guidance": p.guidance, "base_hash": hashes[0],
+            "adapter_hash": hashes[1], "attempt": r.attempt, "slot": r.slot, "nearest_train_distance": a.nearest,
+        }  # fmt: skip
+        own = a.probabilities if len(a.probabilities) else np.full(len(classes), np.nan)
+        rows.append(row | {f"p_{c}": float(v) for c, v in zip(classes, own, strict=True)})
+    return pd.DataFrame(rows)
+
+
+def summarise(table: pd.DataFrame, disease: str, pool: int, needed: int) -> dict[str, Any]:
+    """Accept rates, overall and per mode, and how often each reason was given."""
+
+    def rate(part: pd.DataFrame) -> dict[str, Any]:
+        return {"attempts": len(part), "accepted": int(part["accepted"].sum()), "rate": round(float(part["accepted"].mean()), 4)}
+
+    return {
+        "disease": disease,
+        "pool": pool,
+        "needed": needed,
+        **rate(table),
+        "modes": {mode: rate(part) for mode, part in table.groupby("mode")},
+        "reasons": dict(Counter(r for r in table["reason"] if r)),
+    }
+
+
+def write(table: pd.DataFrame, summary: dict[str, Any], attempts: Sequence[Attempt], out: Path) -> None:
+    """The table, its summary and the two contact sheets."""
+    write_table(out / "part-0.parquet", table)
+    write_json(out / "summary.json", summary)
+    for name, accepted in (("sheet", True), ("rejected", False)):
+        rows: dict[str, list[NDArray[np.uint8]]] = {}
+        for a in attempts:
+            if a.accepted == accepted and a.pixels is not None:
+                rows.setdefault(a.request.mode if accepted else a.reason, []).append(a.pixels)
+        if rows:  # every so many-th of a row, so that all sources are seen
+            spaced = {f"{title} ({len(each)})": np.stack(each[:: max(1, len(each) // SHEET)][:SHEET]) for title, each in sorted(rows.items())}
+            save_sheet(spaced, out / f"{name}.png")
+
+
+def main() -> None:
+    """Read, check law 1 and the adapter, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("disease")
+    for name in ("card", "refined", "split", "base_dir", "lora_dir", "judge_dir", "out_dir"):
+        parser.add_argument(name, type=Path)
+    args = parser.parse_args()
+    state = PartialState(cpu=device().type == "cpu")
+    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    p, disease, kind = params.generate, args.disease, card.classes[args.disease]
+    determinism.fix(params.threads, p.seed)
+    for folder in (args.base_dir, args.lora_dir):
+        refuse_overlap(read_seen(folder), split, str(folder))
+    judge = load_judge(args.judge_dir, split)
+    pipe, base = load_base(args.base_dir)
+    info = adapter.load_adapter(pipe, args.lora_dir, base["hash"])
+    adapter.require_effect(pipe, args.lora_dir, render_prompts(kind, {}, info["token"])[0])
+    adapter.fuse(pipe)
+
+    train = read_rows(args.refined, split, "train", disease)
+    ids, fold = list(train["id"]), dict(zip(train["id"], train["fold"].astype(int), strict=True))
+    sources = dict(zip(ids, decode(train["image"], side(pipe)), strict=True))
+    sampler = Sampler(pipe, sources, p.steps, p.guidance, p.batch)
+    hashes = (base["hash"], info["adapter_hash"])
+
+    def draw(requests: Sequence[Request]) -> NDArray[np.float32]:
+        what = f"{disease}, attempt {requests[0].attempt + 1}"
+        with tqdm(total=len(requests), desc=what, unit=" image", mininterval=1, disable=not state.is_main_process) as bar:
+            return sampler(requests, bar.update)
+
+    attempts = fill(
+        planner(disease, kind, info["token"], train.drop(columns="image").to_dict("records"), p, hashes),
+        lambda requests: spread(draw, requests, state),
+        lambda images, requests: judge.probabilities(images, np.array([-1 if r.source is None else fold[r.source] for r in requests])),
+        pool=p.pool, max_attempts=p.max_attempts, wanted=judge.classes.index(disease), accept=judge.accept,
+        train=decode(train["image"]), min_distance=p.min_distance,
+    )  # fmt: skip
+    if not state.is_main_process:
+        return
+    table = table_of(attempts, disease, judge.classes, p, hashes)
+    if real := set(table["id"]) & set(split["id"]):
+        raise LawError(f"synthetic image {sorted(real)[0]!r} has the id of a real one")
+    needed = params.mix.per_class * len(params.train.seeds)
+    summary = summarise(table, disease, p.pool, needed)
+    write(table, summary, attempts, fresh(args.out_dir))
+    said = f"{disease}: {summary['accepted']} of {summary['attempts']} attempts accepted ({summary['rate']:.0%}; reasons: {summary['reasons']})"
+    if summary["accepted"] < needed:
+        raise UserError(
+            f"{said}, but {needed} are needed (mix.per_class {params.mix.per_class} x {len(params.train.seeds)} seeds): look at "
+            f"{args.out_dir / 'rejected.png'}; raise generate.pool, generate.max_attempts or lora_train.steps, or lower judge.accept or mix.per_class"
+        )
+    print(said + ("" if summary["accepted"] >= p.pool else f"; {p.pool - summary['accepted']} of {p.pool} slots stayed empty"))
+
+
+if __name__ == "__main__":
+    run(main)
