@@ -1,0 +1,231 @@
+"""Test every regime on the sealed real images, once, and give the verdict.
+
+In:  dataset card, refined images, split, models (base, judge, lora, a folder per regime), synthetic images, REPORT_DIR/data.json.
+Out: in REPORT_DIR: metrics.json (the regime evaluate.regime), metrics/<regime>.json, detail/<regime>.json, verdict.json, verdict.md,
+     figures/*.png, plots/*.csv and plots/contact.png (images: not for git).
+Every law is checked before a test image is shown to a model (stages/metrics/laws.py).
+
+    python -m stages.evaluate CARD REFINED SPLIT MODELS_DIR SYNTHETIC_DIR REPORT_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.runtime import determinism
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stages.classifier.calibration import softmax
+from stages.classifier.predictor import Predictor, load
+from stages.dataset.card import Card, read_card
+from stages.dataset.groups import read_seen, read_split, refuse_overlap
+from stages.dataset.table import decode, read_table
+from stages.metrics import curves, report
+from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, flat, over_seeds, per_class, scores, subgroups
+from stages.metrics.intervals import bootstrap, interval
+from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
+from stages.metrics.verdict import AA, CONTROLS, SCORES, WHAT, decide, statement
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
+from stages.runtime.params import REGIMES, Params, read_params
+from stages.runtime.progress import progress
+
+Floats = NDArray[np.floating[Any]]
+DIGITS = 6
+SHEET = 8  # images a row of the contact sheet
+
+
+def check_names(params: Params, card: Card) -> None:
+    """`UserError` when params name a class, candidate or regime that cannot be evaluated."""
+    unknown = sorted(set(params.rare) - set(card.classes))
+    if unknown:
+        raise UserError(f"params.yaml: rare names {', '.join(unknown)}, which the card does not have; it has {', '.join(card.class_names)}")
+    own = params.evaluate
+    allowed = [r for r in REGIMES if r not in CONTROLS]
+    if own.candidate not in allowed:
+        raise UserError(f"params.yaml: evaluate.candidate: {own.candidate!r} is not one of {', '.join(allowed)}")
+    if own.regime not in WHAT:
+        raise UserError(f"params.yaml: evaluate.regime: {own.regime!r} is not one of {', '.join(WHAT)}")
+
+
+def make_truth(test: pd.DataFrame, classes: list[str], rare: list[str]) -> Truth:
+    """The truth of the test rows (label, group); `UserError` when a rare class has no test image or all images are of one class."""
+    labels = np.array([classes.index(label) for label in test["label"]], np.int64)
+    missing = sorted(set(rare) - set(test["label"]))
+    if missing or test["label"].nunique() < 2:
+        raise UserError(f"test has no image of {', '.join(missing) or 'a second class'}: raise split.test or take it off `rare` in params.yaml")
+    return Truth(labels, np.unique(test["group"].to_numpy(str), return_inverse=True)[1], classes, [classes.index(d) for d in sorted(rare)])
+
+
+def calibrated(logits: Floats, info: dict[str, Any], seeds: list[int]) -> NDArray[np.float64]:
+    """Probabilities (S, N, C) of `logits` (S, N, C), each seed by its own temperature."""
+    return np.stack([softmax(one, info["temperature"][str(s)]) for one, s in zip(logits, seeds, strict=True)])
+
+
+def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: float) -> dict[str, NDArray[np.float64]]:
+    """Probabilities (S, N, C) per regime, "logit_adjust" and, where real has second seeds, "aa".
+
+    Logit adjustment (Menon et al. 2021, post-hoc) takes tau log(prior of train) off real's logits.
+    """
+    members: dict[str, NDArray[np.float64]] = {}
+    for regime, predictor in progress(predictors.items(), "test", "regime", total=len(predictors)):
+        info, seeds = predictor.info, list(predictor.seeds)
+        logits = predictor.logits(images, [*seeds, *info["aa_seeds"]])
+        members[regime] = calibrated(logits[: len(seeds)], info, seeds)
+        if regime == "real":
+            prior = np.array([info["prior_train"][c] for c in predictor.classes])
+            members["logit_adjust"] = calibrated(logits[: len(seeds)] - tau * np.log(np.maximum(prior, 1e-6)), info, seeds)
+            if info["aa_seeds"]:
+                members[AA] = calibrated(logits[len(seeds) :], info, info["aa_seeds"])
+    return members
+
+
+def generator_counts(synthetic: pd.DataFrame) -> dict[str, Any]:
+    """Per disease: attempts, accepted ones, and rejected ones by reason."""
+    return {
+        str(disease): {
+            "attempts": len(rows),
+            "accepted": int(rows["accepted"].sum()),
+            "rejected": {str(k): int(n) for k, n in rows.loc[~rows["accepted"], "reason"].value_counts().sort_index().items()},
+        }
+        for disease, rows in synthetic.groupby("label")
+    }
+
+
+def with_interval(value: float, values: Floats) -> dict[str, float]:
+    """`value` with the percentile interval of its bootstrap `values` (B,)."""
+    low, high = interval(values)
+    return {"value": round(value, DIGITS), "low": round(low, DIGITS), "high": round(high, DIGITS)}
+
+
+def assess(
+    name: str, members: Floats, truth: Truth, boots: Mapping[str, Floats], attributes: pd.DataFrame, info: dict[str, Any], synthetic: pd.DataFrame
+) -> tuple[dict[str, float | int], dict[str, Any]]:  # fmt: skip
+    """What metrics/ and detail/ say of regime `name`, from its probabilities (S, N, C), bootstrap distributions and record `info` (model.json)."""
+    metrics, ensemble = flat(members, truth), members.mean(0)
+    lesion, by_lesion = truth.by_lesion(ensemble)
+    classes = per_class(members, truth)
+    intervals = {score: with_interval(metrics[score], boots[score].mean(1)) for score in SCORES}
+    for k, c in enumerate(truth.rare):
+        disease = truth.classes[c]
+        intervals |= {f"f1_{disease}": with_interval(classes[disease]["f1"], boots["rare_f1"][:, k])}
+        intervals |= {f"ap_{disease}": with_interval(classes[disease]["ap"], boots["rare_ap"][:, k])}
+    detail = {
+        "regime": name,
+        "what": WHAT[name],
+        "seeds": info["seeds"],
+        "n": {"images": len(truth.labels), "lesions": int(truth.n_lesions.sum())},
+        "std_over_seeds": over_seeds(members, truth)[1],
+        "ensemble": {k: round(v, DIGITS) for k, v in scores(ensemble, truth).items()},
+        "ensemble_by_lesion": {k: round(v, DIGITS) for k, v in scores(lesion, by_lesion).items()},
+        "intervals": intervals,
+        "classes": classes,
+        "subgroups": subgroups(ensemble, truth, attributes),
+        "confusion": {"classes": truth.classes, "counts": confusion(ensemble, truth).tolist()},
+        "exposures": info["exposures"],
+    }
+    if name != "logit_adjust":  # it has no thresholds and quantiles of its own
+        detail |= {"thresholds": at_thresholds(ensemble, truth, info["thresholds"]), "conformal": coverage(ensemble, truth, info["conformal"])}
+    if any(kinds["synthetic"] for shown in info["exposures"].values() for kinds in shown.values()):
+        detail["generator"] = generator_counts(synthetic)
+    return metrics, detail
+
+
+def curve_tables(members: Mapping[str, Floats], truth: Truth) -> dict[str, pd.DataFrame]:
+    """The tables under plots/: roc, pr and reliability with a column regime, confusion with a column per regime."""
+    made = {"roc": curves.roc, "pr": curves.precision_recall, "reliability": curves.calibration}
+    tables = {}
+    for name, make in made.items():
+        tables[name] = pd.concat([make(members[r], truth).assign(regime=r) for r in WHAT], ignore_index=True)
+    names = np.array(truth.classes)
+    guesses = {r: names[members[r].mean(0).argmax(1)] for r in WHAT}
+    return {**tables, "confusion": pd.DataFrame({"actual": names[truth.labels], **guesses})}
+
+
+def contact_sheet(split: pd.DataFrame, refined: pd.DataFrame, synthetic: pd.DataFrame, rare: list[str], size: int) -> dict[str, Any]:
+    """Per rare disease, up to 8 real train images and 8 accepted synthetic ones, evenly spaced over their ids."""
+
+    def some(rows: pd.DataFrame) -> NDArray[np.uint8]:
+        rows = rows.sort_values("id")
+        return decode(rows["image"].iloc[np.unique(np.linspace(0, len(rows) - 1, min(SHEET, len(rows))).astype(int))], size)
+
+    train = refined[refined["id"].isin(split.loc[split["split"] == "train", "id"])]
+    good = synthetic[synthetic["accepted"]]
+    return {d: (some(train[train["label"] == d]), some(good[good["label"] == d])) for d in sorted(rare)}
+
+
+def main() -> None:
+    """Check the laws, predict, score, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("card", "refined", "split", "models_dir", "synthetic_dir", "report_dir"):
+        parser.add_argument(name, type=Path)
+    args = parser.parse_args()
+    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    check_names(params, card)
+    determinism.fix(params.threads)
+    own = params.evaluate
+
+    # --- the laws
+    refined = read_table(args.refined)
+    columns = ["id", "label", "accepted", "reason", "image"]
+    synthetic = pd.concat([read_table(args.synthetic_dir / d, columns) for d in sorted(params.rare)], ignore_index=True)
+    check_sealed(split, refined[["id", "label", "group"]], synthetic["id"])
+    for seen in ("base", "judge", *(f"lora/{d}" for d in sorted(params.rare))):
+        refuse_overlap(read_seen(args.models_dir / seen), split, str(args.models_dir / seen))
+    predictors = {regime: load(args.models_dir / regime, split) for regime in REGIMES}
+    infos = {regime: predictor.info for regime, predictor in predictors.items()}
+    check_origin(infos, sha256(args.split))
+    check_budgets(infos)
+    check_judge(read_json(args.models_dir / "judge" / "judge.json"), infos)
+    test = split[split["split"] == "test"].merge(refined.drop(columns=["label", "group", "split"], errors="ignore"), on="id").sort_values("id")
+    size = predictors["real"].size
+    images = decode(test["image"], size)
+    check_pixels(images, decode(synthetic.loc[synthetic["image"].notna(), "image"], size))
+
+    # --- the test
+    truth = make_truth(test, card.class_names, params.rare)
+    members = predict(predictors, images, own.logit_tau)
+    boots = bootstrap(members, truth, own.bootstrap, own.seed)
+    attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
+    assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT}
+    metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
+    means = metrics | ({AA: flat(members[AA], truth)} if AA in members else {})
+    verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
+    facts = report.Facts(
+        title=card.title,
+        dataset=params.dataset,
+        phantom=card.phantom,
+        answer=statement(verdict, int(truth.n_lesions[truth.rare].min()), own.min_seeds),
+        n_lesions={c: int(n) for c, n in zip(card.class_names, truth.n_lesions, strict=True)},
+        n_images=len(test),
+        rare=sorted(params.rare),
+        bootstrap=own.bootstrap,
+        base=read_json(args.models_dir / "base" / "base.json"),
+        warnings=read_json(args.report_dir / "data.json")["warnings"],
+        start=infos["real"]["training"]["start_sha256"],
+    )
+
+    # --- the reports
+    for folder in ("metrics", "detail", "figures", "plots"):
+        fresh(args.report_dir / folder)
+    for name in WHAT:
+        write_json(args.report_dir / "metrics" / f"{name}.json", metrics[name])
+        write_json(args.report_dir / "detail" / f"{name}.json", details[name])
+    write_json(args.report_dir / "metrics.json", metrics[own.regime])
+    write_json(args.report_dir / "verdict.json", verdict)
+    write_text(args.report_dir / "verdict.md", report.document(verdict, metrics, details, facts))
+    tables = curve_tables(members, truth)
+    for name, table in tables.items():
+        write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))
+    report.draw(args.report_dir, verdict, details, tables, facts)
+    report.draw_sheet(args.report_dir, contact_sheet(split, refined, synthetic, params.rare, size), facts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,100 @@
+"""Intervals: Wilson's for shares, the bootstrap over seeds and lesions for the two scores of the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from stages.metrics.classification import Truth
+
+Floats = NDArray[np.floating[Any]]
+CHUNK = 200  # resamples at a time: their weights stay in the processor's cache
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95% interval of a share `hits`/`n`, n > 0 (Wilson 1927)."""
+    z = 1.959963984540054
+    centre, spread = hits + z * z / 2, z * (hits * (n - hits) / n + z * z / 4) ** 0.5
+    return max(0.0, (centre - spread) / (n + z * z)), min(1.0, (centre + spread) / (n + z * z))
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """The 95% percentile interval of bootstrap `values` (B,)."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def lesion_weights(strata: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each lesion is drawn, (G, B): lesions are drawn with replacement within their stratum (class) (G,)."""
+    weights = np.zeros((len(strata), resamples))
+    for stratum in np.unique(strata):
+        mine = np.flatnonzero(strata == stratum)
+        weights[mine] = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=resamples).T
+    return weights
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One column of scores, sorted once: what `weighted_ap` needs for any weights."""
+
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    positives: NDArray[np.intp]
+    positive_starts: NDArray[np.intp]
+
+
+def rank(score: Floats, positive: NDArray[np.bool_]) -> Ranking:
+    """Sort `score` (N,), highest first; images of equal score form a block, and blocks that hold no positive are merged downwards.
+
+    `positive` (N,) has at least one True.
+    """
+    order = np.argsort(-score, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last image of each block
+    block = np.repeat(np.arange(len(ends)), np.diff(np.append(-1, ends)))
+    hit = np.flatnonzero(positive[order])
+    filled, positive_starts = np.unique(block[hit], return_index=True)
+    starts = np.append(0, ends[filled[:-1]] + 1)
+    return Ranking(order[: ends[filled[-1]] + 1], starts, order[hit], positive_starts)
+
+
+def weighted_ap(ranking: Ranking, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average precision (B,) under image weights (N, B): the sum of precision times gain in recall over blocks of equal score."""
+    total = np.add.reduceat(weights[ranking.order], ranking.starts, axis=0).cumsum(0)
+    gain = np.add.reduceat(weights[ranking.positives], ranking.positive_starts, axis=0)
+    found = gain.cumsum(0)
+    return np.asarray((gain * found / np.maximum(total, 1)).sum(0) / np.maximum(found[-1], 1))
+
+
+def bootstrap(members: Mapping[str, Floats], truth: Truth, resamples: int, seed: int) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Bootstrap distributions of the two scores of the verdict, per regime: {"rare_f1": (B, K), "rare_ap": (B, K)}, K rare classes.
+
+    `members` holds probabilities (S, N, C) per regime. A resample draws lesions (stratified by class) and seeds together; the
+    same lesions and the same seed numbers for every regime, so that differences of two regimes are paired. The mean over K is the score.
+    """
+    rng = np.random.default_rng(seed)
+    lesions = lesion_weights(truth.lesion_labels, resamples, rng)
+    draws = rng.random((resamples, max(len(m) for m in members.values())))
+    rare = np.array(truth.rare)
+    hot = (truth.labels[:, None] == rare).astype(float)  # (N, K)
+    result = {}
+    for regime, p in members.items():
+        chosen = (p.argmax(2)[:, :, None] == rare).astype(float)  # (S, N, K)
+        rankings = [[rank(one[:, c], hot[:, k] > 0) for k, c in enumerate(truth.rare)] for one in p]
+        f1, ap = (np.zeros((len(p), resamples, len(truth.rare))) for _ in range(2))
+        for start in range(0, resamples, CHUNK):
+            part = slice(start, start + CHUNK)
+            weights = lesions[truth.lesions, part]
+            positive = weights.T @ hot
+            for s in range(len(p)):
+                f1[s, part] = 2 * (weights.T @ (chosen[s] * hot)) / np.maximum(weights.T @ chosen[s] + positive, 1)
+                for k, ranking in enumerate(rankings[s]):
+                    ap[s, part, k] = weighted_ap(ranking, weights)
+        seeds = (draws[:, : len(p)] * len(p)).astype(int)  # (B, S)
+        rows = np.arange(resamples)[:, None]
+        result[regime] = {"rare_f1": f1[seeds, rows].mean(1), "rare_ap": ap[seeds, rows].mean(1)}
+    return result

@@ -1,0 +1,133 @@
+"""The evaluation for a person: verdict.md and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stages.metrics import figures
+from stages.metrics.classification import LEAST_LESIONS
+from stages.metrics.verdict import WHAT, aa_statement, difference_rows, markdown, number, score_rows
+
+SMOKE = "SMOKE RUN: checks the machinery, says nothing about synthesis"
+PHANTOM = "drawings, not patients; the base knew this renderer"
+UNKNOWN = "pre-training set unknown, may contain public test images"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the report says besides scores. `base` is base.json, `start` what the classifiers started from, `warnings` those of the data report."""
+
+    title: str
+    dataset: str
+    phantom: bool
+    answer: str
+    n_lesions: dict[str, int]
+    n_images: int
+    rare: list[str]
+    bootstrap: int
+    base: Mapping[str, Any]
+    warnings: Sequence[str]
+    start: str
+
+    @property
+    def smoke(self) -> bool:
+        """The smoke data set is too small to say anything."""
+        return self.dataset == "smoke"
+
+    @property
+    def marks(self) -> str:
+        """What stands in the title of every figure."""
+        return "; ".join([self.title, *([SMOKE] if self.smoke else []), *([PHANTOM] if self.phantom else [])])
+
+
+def rare_exposures(detail: Mapping[str, Any], rare: Sequence[str], kind: str) -> float:
+    """How many images of `kind` of the rare classes a run was shown, repeats counted; the mean over the regime's seeds."""
+    return float(np.mean([sum(detail["exposures"][str(s)][d][kind] for d in rare) for s in detail["seeds"]]))
+
+
+def exposure_rows(details: Mapping[str, Mapping[str, Any]], rare: Sequence[str]) -> list[list[str]]:
+    """Per regime: what it is, rare images shown by kind, and the score intervals."""
+    rows = [["regime", "real rare images shown", "synthetic rare images shown", "rare F1, 95%", "rare AP, 95%", "what it is"]]
+    for name, detail in details.items():
+        shown = [f"{rare_exposures(detail, rare, kind):.0f}" for kind in ("real", "synthetic")]
+        scores = [f"{number(i['low'])} to {number(i['high'])}" for i in (detail["intervals"][s] for s in ("rare_f1", "rare_ap"))]
+        rows.append([name, *shown, *scores, WHAT[name]])
+    return rows
+
+
+def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
+    """What a reader must know before believing the answer."""
+    widest = max((e["high"] - e["low"]) / 2 for found in verdict["controls"].values() for e in found.values())
+    few = [f"{d} ({facts.n_lesions[d]})" for d in facts.rare if facts.n_lesions[d] < LEAST_LESIONS]
+    lines = [
+        f"The intervals reach up to {widest:.3f} to either side: a smaller gain than that could not have been seen.",
+        "The candidate was chosen on val and named before test was read; no synthetic image is in val, cal or test.",
+        "The oracle's share is not given: no oracle is trained.",
+        "Scores at argmax are means over seeds. logit_adjust has no temperature of its own, so its ECE is no rival to the others'.",
+    ]
+    if few:
+        lines.append(f"Too few test lesions for any claim about sensitivity (30 are needed): {', '.join(few)}.")
+    if facts.phantom:
+        lines.append(f"Phantoms: {PHANTOM}. Val, cal and test were drawn with set counts per class; the long tail lives in train.")
+    if not facts.base["known_groups"]:
+        lines.append(f"Base model {facts.base['source']}: {UNKNOWN}.")
+    if facts.start == "timm pretrained":
+        lines.append(f"The classifiers started from timm's weights: {UNKNOWN}.")
+    if facts.base.get("note"):
+        lines.append(f"Base model: {facts.base['note']}")
+    return lines + [f"Data: {warning}" for warning in facts.warnings]
+
+
+def document(
+    verdict: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]], details: Mapping[str, Mapping[str, Any]], facts: Facts
+) -> str:  # fmt: skip
+    """verdict.md: the answer in the first line, then the picture, the tables and what limits them."""
+    seeds, rare = verdict["seeds"], ", ".join(f"{d} ({facts.n_lesions[d]} lesions)" for d in facts.rare)
+    ran = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
+    parts = [
+        f"# {SMOKE + '. ' if facts.smoke else ''}{facts.title}: {facts.answer}",
+        f"Candidate `{verdict['candidate']}`, {ran}, {verdict['n_test_lesions']} test lesions ({facts.n_images} images), of them rare: {rare}.",
+        "![The candidate against each control](figures/verdict.png)",
+        "## The candidate against each control",
+        "Difference in the mean over seeds, with a paired 95% interval from a bootstrap of seeds and lesions (stratified by class, "
+        f'{facts.bootstrap} resamples). "Helps" needs both lower bounds over zero against every control, at least the set number of seeds, '
+        f"and {LEAST_LESIONS} test lesions of each rare class.",
+        markdown(difference_rows(verdict)),
+        aa_statement(verdict),
+        "## The regimes",
+        markdown(score_rows(metrics)),
+        "Rare F1 is the unweighted mean of the rare classes' one-vs-rest F1 at argmax; rare AP that of their average precision.",
+        markdown(exposure_rows(details, facts.rare)),
+        "## What limits this answer",
+        "\n".join(f"- {line}" for line in caveats(verdict, facts)),
+        "## How it was made",
+        "`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
+        "Each evaluation is a row in `reports/experiments.md`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(
+    folder: Path, verdict: Mapping[str, Any], details: Mapping[str, Mapping[str, Any]], tables: Mapping[str, pd.DataFrame], facts: Facts
+) -> None:
+    """FOLDER/figures/*.png: numbers only, no image of a patient."""
+    out = folder / "figures"
+    figures.draw_verdict(verdict, f"{facts.answer}\n{facts.marks}", out / "verdict.png")
+    figures.draw_regimes({name: d["intervals"] for name, d in details.items()}, facts.marks, out / "regimes.png")
+    figures.draw_curves(tables["roc"], "fpr", "tpr", f"ROC, mean over seeds\n{facts.marks}", out / "roc.png", diagonal=True)
+    figures.draw_curves(tables["pr"], "recall", "precision", f"Precision and recall, mean over seeds\n{facts.marks}", out / "pr.png")
+    figures.draw_curves(tables["reliability"], "confidence", "accuracy", f"Reliability\n{facts.marks}", out / "reliability.png", diagonal=True)
+    counts = {name: np.array(d["confusion"]["counts"]) for name, d in details.items()}
+    figures.draw_confusion(counts, sorted(facts.n_lesions), f"Ensemble of the seeds\n{facts.marks}", out / "confusion.png")
+
+
+def draw_sheet(folder: Path, sheets: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], facts: Facts) -> None:
+    """FOLDER/plots/contact.png: real train images beside accepted synthetic ones. It shows images, so it is DVC's, not git's."""
+    figures.draw_contact(sheets, f"Real train images and synthetic (AI-generated) ones\n{facts.marks}", folder / "plots" / "contact.png")

@@ -1,0 +1,127 @@
+"""The verdict: does the candidate beat every control, beyond what seeds and lesions explain?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.metrics.classification import LEAST_LESIONS
+from stages.metrics.intervals import interval
+
+#: What each regime is, in the words of the report; the first five are the controls of the verdict.
+WHAT = {
+    "real": "real images alone",
+    "weighted": "real images alone, the classes weighted in the loss",
+    "duplicate": "real images, the rare ones repeated to the count that combined adds",
+    "randaugment": "real images alone, under RandAugment",
+    "logit_adjust": "the models of real, their logits shifted by the class prior of train (Menon et al. 2021), with real's temperature",
+    "synth": "common classes real, rare classes synthetic only",
+    "combined": "real images, and synthetic ones of the rare classes",
+}
+CONTROLS = ("real", "weighted", "duplicate", "randaugment", "logit_adjust")
+AA = "aa"
+SCORES = {"rare_f1": "rare F1", "rare_ap": "rare AP"}
+DIGITS = 6
+Boots = Mapping[str, Mapping[str, NDArray[np.float64]]]
+Difference = dict[str, dict[str, float]]
+
+
+def difference(one: str, other: str, means: Mapping[str, Mapping[str, float]], boots: Boots) -> Difference:
+    """Per score, `one` minus `other`: the difference of the means over seeds and its paired 95% bootstrap interval."""
+    result = {}
+    for score in SCORES:
+        low, high = interval(boots[one][score].mean(1) - boots[other][score].mean(1))
+        diff = means[one][score] - means[other][score]
+        result[score] = {"diff": round(float(diff), DIGITS), "low": round(low, DIGITS), "high": round(high, DIGITS)}
+    return result
+
+
+def over_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether the lower bound is over zero for both scores."""
+    return all(found[score]["low"] > 0 for score in SCORES)
+
+
+def covers_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether the interval covers zero for both scores."""
+    return all(found[score]["low"] <= 0 <= found[score]["high"] for score in SCORES)
+
+
+def decide(
+    candidate: str,
+    seeds: Sequence[int],
+    n_lesions: NDArray[np.int64],
+    rare: Sequence[int],
+    means: Mapping[str, Mapping[str, float]],
+    boots: Boots,
+    min_seeds: int,
+) -> dict[str, Any]:
+    """verdict.json. `n_lesions` (C,) test lesions per class; `means` and `boots` by regime, with the key "aa" where real's second seeds exist.
+
+    `helps` needs the lower bound over zero against every control on both scores, at least `min_seeds` seeds and 30 test
+    lesions of each rare class. `oracle_share` is null: no oracle is trained.
+    """
+    controls = {name: difference(candidate, name, means, boots) for name in CONTROLS}
+    enough = len(seeds) >= min_seeds and all(n_lesions[c] >= LEAST_LESIONS for c in rare)
+    return {
+        "candidate": candidate,
+        "seeds": list(seeds),
+        "n_test_lesions": int(n_lesions.sum()),
+        "helps": enough and all(over_zero(found) for found in controls.values()),
+        "controls": controls,
+        "aa": difference(AA, "real", means, boots) if AA in boots else None,
+        "oracle_share": None,
+    }
+
+
+def statement(verdict: Mapping[str, Any], fewest: int, min_seeds: int) -> str:
+    """The answer in words; `fewest` is the number of test lesions of the smallest rare class."""
+    if len(verdict["seeds"]) < min_seeds:
+        return f"not enough seeds ({len(verdict['seeds'])} of {min_seeds}), no claim"
+    if fewest < LEAST_LESIONS:
+        return f"no claim: too few lesions ({fewest} of {LEAST_LESIONS} in the smallest rare class)"
+    return "synthesis helps" if verdict["helps"] else "no evidence that synthesis helps"
+
+
+def aa_statement(verdict: Mapping[str, Any]) -> str:
+    """What real against real shows; it must be nothing."""
+    if verdict["aa"] is None:
+        return "A/A, real against real: not run (train_real.aa_seeds is empty)."
+    if covers_zero(verdict["aa"]):
+        return "A/A, real against real with other seeds: no evidence of a difference, as it must be."
+    return "A/A, real against real with other seeds: shows a difference where there is none. Chance or too few seeds; do not rely on this verdict."
+
+
+def number(value: float) -> str:
+    """Three decimals."""
+    return f"{value:.3f}"
+
+
+def signed(entry: Mapping[str, float]) -> str:
+    """A difference with its interval."""
+    return f"{entry['diff']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is the head. Columns are padded so that it reads well as plain text too."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """The table of regimes (metrics/<regime>.json by regime), controls first."""
+    keys = ("rare_f1", "rare_ap", "macro_f1", "accuracy", "ece")
+    head = ["regime", "rare F1", "rare AP", "macro F1", "accuracy", "ECE"]
+    return [head, *([name, *(number(metrics[name][key]) for key in keys)] for name in WHAT if name in metrics)]
+
+
+def difference_rows(verdict: Mapping[str, Any]) -> list[list[str]]:
+    """The candidate minus each control, and A/A, with intervals."""
+    rows = [["difference", *SCORES.values()]]
+    pairs = [(f"{verdict['candidate']} minus {name}", found) for name, found in verdict["controls"].items()]
+    if verdict["aa"] is not None:
+        pairs.append(("A/A: real minus real", verdict["aa"]))
+    return rows + [[name, *(signed(found[score]) for score in SCORES)] for name, found in pairs]

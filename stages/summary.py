@@ -1,0 +1,38 @@
+"""Print the table of regimes and the verdict of a finished run.
+
+In:  REPORT_DIR (metrics/<regime>.json, verdict.json, verdict.md).
+Out: text on stdout.
+
+    python -m stages.summary REPORT_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stages.metrics.verdict import aa_statement, difference_rows, markdown, score_rows
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import read_json
+
+
+def summary(folder: Path) -> str:
+    """The tables and the answer of the report in `folder`; `UserError` when there is none."""
+    if not (folder / "verdict.json").exists():
+        raise UserError(f"{folder} holds no verdict.json: run `make reproduce` (or dvc repro) first")
+    verdict = read_json(folder / "verdict.json")
+    metrics = {path.stem: read_json(path) for path in sorted((folder / "metrics").glob("*.json"))}
+    answer = (folder / "verdict.md").read_text().splitlines()[0].removeprefix("# ")
+    n = f"Test: {verdict['n_test_lesions']} lesions; seeds: {len(verdict['seeds'])}; details: {folder / 'verdict.md'}"
+    return "\n\n".join([markdown(score_rows(metrics)), markdown(difference_rows(verdict)), aa_statement(verdict), answer, n])
+
+
+def main() -> None:
+    """Print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report_dir", type=Path)
+    print(summary(parser.parse_args().report_dir))
+
+
+if __name__ == "__main__":
+    run(main)
