@@ -56,7 +56,7 @@ class Refined(NamedTuple):
     format: str
     file_bytes: int
     pixels: str
-    hash: int
+    hashes: NDArray[np.uint64]
     thumb: NDArray[np.uint8]
 
 
@@ -86,11 +86,11 @@ def refine_file(raw: Path, size: int, file: str) -> Refined | str:
         decoded = decode(data)
     except Refused as reason:
         return str(reason)
-    bits, thumb = fingerprint(decoded.picture)
+    hashes, thumb = fingerprint(decoded.picture)
     pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode() + decoded.picture.tobytes()).hexdigest()
     png = encode_png(np.asarray(square(decoded.picture, size)))
     facts = (decoded.width, decoded.height, decoded.mode, decoded.format, len(data))
-    return Refined(png, hashlib.sha256(data).hexdigest(), *facts, pixels, bits, thumb)
+    return Refined(png, hashlib.sha256(data).hexdigest(), *facts, pixels, hashes, thumb)
 
 
 def refine_files(raw: Path, files: list[str], size: int, processes: int) -> Iterator[Refined | str]:
@@ -148,7 +148,7 @@ def group_images(rows: pd.DataFrame, p: Refine) -> tuple[pd.DataFrame, dict[int,
     left_out, same = exact_duplicates(rows)
     stay = rows.index.difference(list(left_out)).to_numpy()
     kept = rows.loc[stay]
-    hashes = np.array(kept["hash"].tolist(), np.uint64)
+    hashes = np.stack(kept["hashes"].tolist()) if len(kept) else np.empty((0, 8), np.uint64)
     thumbs = np.stack(kept["thumb"].tolist()) if len(kept) else np.empty((0, 1, 1), np.uint8)
     near = near_pairs(hashes, thumbs, p.hash_distance, p.correlation)
     refuse_large_cluster(kept["group"], near, p.max_cluster_share)
@@ -194,7 +194,7 @@ def main() -> None:
     if kept.empty:
         raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used; {out / 'quarantine.csv'} says why")
     first = ["image", "id", "label", "group", "sha256", "source"]
-    columns = first + [c for c in kept.columns if c not in (*first, "file", "pixels", "hash", "thumb")]
+    columns = first + [c for c in kept.columns if c not in (*first, "file", "pixels", "hashes", "thumb")]
     for start in range(0, len(kept), SHARD):
         write_table(out / f"part-{start // SHARD:03d}.parquet", kept[columns].iloc[start : start + SHARD].reset_index(drop=True))
     print(
