@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stages.metrics.verdict import aa_statement, difference_rows, markdown, score_rows
+from stages.metrics.verdict import aa_statement, difference_rows, score_rows
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import read_json
+from stages.runtime.markdown import markdown
 
 
 def summary(folder: Path) -> str:

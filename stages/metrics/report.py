@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stages.metrics import figures
 from stages.metrics.classification import LEAST_LESIONS
-from stages.metrics.verdict import WHAT, aa_statement, difference_rows, markdown, number, score_rows
+from stages.metrics.verdict import WHAT, aa_statement, difference_rows, number, score_rows
+from stages.runtime.markdown import markdown
 
 SMOKE = "SMOKE RUN: checks the machinery, says nothing about synthesis"
 PHANTOM = "drawings, not patients; the base knew this renderer"

@@ -104,13 +104,6 @@ def signed(entry: Mapping[str, float]) -> str:
     return f"{entry['diff']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first row is the head. Columns are padded so that it reads well as plain text too."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
 def score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """The table of regimes (metrics/<regime>.json by regime), controls first."""
     keys = ("rare_f1", "rare_ap", "macro_f1", "accuracy", "ece")
