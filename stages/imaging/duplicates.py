@@ -10,14 +10,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.imaging.decode import square
+from stages.imaging.dihedral import dihedral
 
 THUMB = 32
-
-
-def orientations(thumbs: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-    """The eight mirrored and turned forms of (..., H, H) arrays, the unchanged one first."""
-    turned = [np.rot90(thumbs, k, (-2, -1)) for k in range(4)]
-    return turned + [t[..., ::-1] for t in turned]
 
 
 def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
@@ -26,7 +21,7 @@ def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.ui
     Neither depends on the size to which images are refined, so groups do not change with it.
     """
     thumb = np.asarray(square(picture.convert("L"), THUMB))
-    bits = [imagehash.phash(Image.fromarray(np.ascontiguousarray(t))).hash.ravel() for t in orientations(thumb)]
+    bits = [imagehash.phash(Image.fromarray(np.ascontiguousarray(t))).hash.ravel() for t in dihedral(thumb[None])[:, 0]]
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64), thumb
 
 
@@ -41,13 +36,13 @@ def near_pairs(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8], distance: 
     unit /= np.maximum(np.linalg.norm(unit, axis=(1, 2), keepdims=True), 1e-6)
     found = [np.empty((0, 2), np.int64)]
     block, batch = 256, 4096
-    for turn, turned in enumerate(orientations(unit)):
+    for turn in range(hashes.shape[1]):
         for start in range(0, len(hashes), block):
             differ = np.bitwise_count(hashes[start : start + block, :1] ^ hashes[None, start:, turn])
             i, j = np.nonzero(differ <= distance)
             pairs = np.stack([i, j], 1)[i < j] + start
             for part in np.array_split(pairs, range(batch, len(pairs), batch)):
-                alike = np.einsum("phw,phw->p", unit[part[:, 0]], turned[part[:, 1]])
+                alike = np.einsum("phw,phw->p", unit[part[:, 0]], dihedral(unit[part[:, 1]])[turn])
                 found.append(part[alike >= correlation])
     return np.unique(np.concatenate(found), axis=0)
 
