@@ -1,0 +1,114 @@
+"""`python -m stages.runtime.launch`, which `make reproduce` calls: a preset leaves nothing of itself in params.yaml and dvc.lock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.runtime.launch import environment, merge
+from tests.repository import IDENTITY, command, dvc, git, ran, stubbed
+
+LAUNCH = ("-m", "stages.runtime.launch")
+STAGES = {
+    "phantom": {"deps": ["stages/phantom.py"], "params": ["phantom"], "outs": ["data/raw/${phantom.name}"]},
+    "data_report": {"deps": ["data/raw/${dataset}"], "params": ["threads"], "outs": [{"reports/${dataset}/data.json": {"cache": False}}]},
+    "evaluate": {"deps": ["reports/${dataset}/data.json"], "params": ["evaluate"], "outs": ["models/${dataset}/combined"]},
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of three stub stages."""
+    return stubbed(tmp_path_factory.mktemp("launch") / "repository", STAGES)
+
+
+def test_a_preset_builds_its_own_results_and_the_default_its_own(repository: Path) -> None:
+    params = (repository / "params.yaml").read_text()
+    first = command(repository, *LAUNCH, "smoke").stdout
+    assert ran(first) == {"phantom", "data_report", "evaluate"}
+    assert "the table and the verdict" in first
+    assert "dvc metrics show --md" in first
+    assert (repository / "models/smoke/combined/file.json").exists()
+    assert not (repository / "models/phantom").exists()
+    assert (repository / "params.yaml").read_text() == params
+    assert not (repository / "dvc.lock").exists(), "the default was never built, so it has no lock"
+    assert git(repository, "status", "--porcelain") == "", "a preset leaves the working tree clean"
+
+    assert ran(command(repository, *LAUNCH).stdout) == {"phantom", "data_report", "evaluate"}
+    lock = (repository / "dvc.lock").read_text()
+    assert ran(command(repository, *LAUNCH, "smoke").stdout) == set(), "a second call finds the preset's finished stages"
+    assert (repository / "dvc.lock").read_text() == lock
+    assert ran(dvc(repository, "repro")) == set(), "the default is up to date after a preset"
+
+
+def interrupt(repository: Path, number: signal.Signals) -> int:
+    """Start the preset smoke anew, send a signal to all its processes while a stage runs, and return its exit status."""
+    (repository / "reports/smoke/dvc.lock").unlink(missing_ok=True)
+    (repository / "stages/phantom.py").write_text(f"# {number.name}, so that the run cache does not know this run\n")
+    (repository / "slow").touch()
+    process = subprocess.Popen([sys.executable, *LAUNCH, "smoke"], cwd=repository, env=environment() | IDENTITY, start_new_session=True)
+    try:
+        for _ in range(1200):
+            if (repository / "started").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert (repository / "started").exists(), "the stage has not started"
+        os.killpg(process.pid, number)
+        return process.wait(60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        for name in ("slow", "started"):
+            (repository / name).unlink(missing_ok=True)
+
+
+def test_ctrl_c_brings_the_default_back(repository: Path) -> None:
+    params = (repository / "params.yaml").read_text()
+    assert interrupt(repository, signal.SIGINT) == 1
+    assert (repository / "params.yaml").read_text() == params
+
+
+def test_after_a_kill_the_next_call_brings_the_default_back(repository: Path) -> None:
+    params = (repository / "params.yaml").read_text()
+    assert interrupt(repository, signal.SIGKILL) == -signal.SIGKILL
+    assert (repository / "params.yaml").read_text() != params
+    refused = command(repository, *LAUNCH, "unknown", check=False)
+    assert refused.returncode == 1
+    assert (repository / "params.yaml").read_text() == params
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"dataset": "smoke", "trian": {"steps": 8}}, "presets/wrong.yaml: trian: is not a known key"),
+        ({"dataset": "smoke", "train": {"lr": "1e-4"}}, "presets/wrong.yaml: train.lr: "),
+        ({"train": {"steps": 8}}, "would overwrite the results of params.yaml"),
+        ({"dataset": "smoke"}, "data/raw/smoke is missing"),
+        (["smoke"], "must hold a mapping"),
+    ],
+)
+def test_a_wrong_preset_is_refused_in_one_line(repository: Path, values: object, complaint: str) -> None:
+    path = repository / "presets/wrong.yaml"
+    path.write_text(yaml.safe_dump(values))
+    try:
+        done = command(repository, *LAUNCH, "wrong", check=False)
+    finally:
+        path.unlink()
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("error: ")
+    assert complaint in last
+    assert "Traceback" not in done.stdout
+
+
+def test_merge_replaces_lists_and_numbers_and_keeps_the_rest() -> None:
+    default = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+    assert merge(default, {"a": {"c": [9]}, "e": None}) == {"a": {"b": 1, "c": [9]}, "d": 3, "e": None}
+    assert default == {"a": {"b": 1, "c": [1, 2]}, "d": 3}
