@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "test"), ("EMAIL", "test@localhost"))}
 
 #: Stands in for every stage: its outputs hold a hash of its dependencies and parameters, so they change when those do.
-STUB = '''
+STUB = """
 import argparse, hashlib, time
 from pathlib import Path
 import yaml
@@ -43,7 +43,7 @@ for out in map(Path, args.outs):
     file = out if out.suffix else out / "file.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('{"value": "' + total.hexdigest() + '"}')
-'''
+"""
 
 
 def git(folder: Path, *args: str) -> str:
