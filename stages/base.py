@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stages.runtime import determinism  # before torch and numpy load
+
 import numpy as np
 import pandas as pd
 import torch
@@ -25,7 +27,6 @@ from stages.dataset.card import Card, read_card
 from stages.dataset.groups import SEEN, group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.diffusion.base import open_pipeline, pipeline_hash, side
-from stages.runtime import determinism
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json
 from stages.runtime.params import Base, Params, read_params

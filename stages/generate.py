@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.runtime import determinism  # before torch and numpy load
+
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
@@ -32,7 +34,6 @@ from stages.diffusion.sampling import IMAGE, TEXT, Request, Sampler, spread
 from stages.diffusion.selection import Attempt, fill
 from stages.diffusion.watermark import encode_marked
 from stages.imaging.sheet import save_sheet
-from stages.runtime import determinism
 from stages.runtime.determinism import seed_of
 from stages.runtime.errors import LawError, UserError, run
 from stages.runtime.files import fresh, write_json

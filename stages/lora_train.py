@@ -19,6 +19,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from stages.runtime import determinism  # before torch and numpy load
+
 from accelerate import PartialState
 
 from stages.dataset.card import Class, read_card
@@ -28,7 +30,6 @@ from stages.diffusion import adapter
 from stages.diffusion.base import device, load_base, side
 from stages.diffusion.finetuning import learn_token, material, probe, train_lora
 from stages.diffusion.prompts import render_prompts
-from stages.runtime import determinism
 from stages.runtime.errors import run
 from stages.runtime.files import fresh, sha256, write_json
 from stages.runtime.params import LoraTrain, read_params

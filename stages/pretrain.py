@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stages.runtime import determinism  # before torch and numpy load
+
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -29,7 +31,6 @@ from stages.diffusion import bars
 from stages.diffusion.pretraining import build_pipeline, build_tokenizer, encode, reconstruct, scale_latents, train_autoencoder, train_denoiser
 from stages.imaging import corpus, phantoms
 from stages.imaging.sheet import save_sheet
-from stages.runtime import determinism
 from stages.runtime.errors import run
 from stages.runtime.files import fresh, sha256, write_json, write_text
 from stages.runtime.params import Augment, Pretrain, read_params
