@@ -60,7 +60,7 @@ class Place:
         if self.default:
             return "make reproduce"
         presets = [p for p in sorted((self.root / "presets").glob("*.yaml")) if _preset_dataset(p) == self.name]
-        return f"make reproduce PRESET={presets[0].stem}" if presets else f"dvc exp run -S dataset={self.name}"
+        return f"make reproduce PRESET={presets[0].stem}" if presets else "dvc repro"
 
     def regimes(self) -> list[str]:
         """The regimes that have a model."""
@@ -136,6 +136,12 @@ def check(place: Place, regime: str) -> str:
             f"(found {found[:8]}, recorded {expected[:8]}). Restore it with `dvc checkout` or rebuild it with `{place.command}`."
         )
     return found
+
+
+def changed(place: Place, *paths: Path) -> list[str]:
+    """Which of `paths` (files or folders) the lock does not record as they lie there."""
+    named = [(p, p.relative_to(place.root).as_posix()) for p in paths if p.exists()]
+    return [name for path, name in named if locked(place.lock, name) != dvc_hash(path)]
 
 
 def base_of(place: Place) -> dict[str, Any]:

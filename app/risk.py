@@ -96,6 +96,13 @@ def findings(disease: str, symptoms: Mapping[str, Symptom], answers: Mapping[str
     )
 
 
+def default_prior(cut: Risk, disease: str, prior_cal: Mapping[str, float]) -> tuple[float, str]:
+    """Where the editable prior starts, and in words where that comes from: the card's value, or the disease's share of cal; within 0.0001..0.99."""
+    own = cut.prior.get(disease)
+    value, origin = (prior_cal[disease], "the share in the calibration set") if own is None else (own, "the card's value")
+    return min(max(value, 0.0001), 0.99), origin
+
+
 def level(p: float, cut: Risk) -> Level:
     """Low under `cut.low`, high from `cut.high` on."""
     return "low" if p < cut.low else "high" if p >= cut.high else "intermediate"

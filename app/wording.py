@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from app.risk import Finding, ImageRatio, Level
 from stages.classifier.prediction import Presence
 from stages.dataset.card import Card
 
+Colour = Literal["red", "green", "orange"]
 NOTICE = "Decision support, not a diagnosis."
 PHANTOM = "Trained on drawings, no use on patients."
 INDEPENDENCE = (
     "The steps multiply the evidence as if the answers and the image were independent of each other once the disease is known. "
     "Where they tell the same thing twice, the result is more certain than it should be."
 )
-#: What each regime trained on.
-REGIMES = {
-    "real": "real images only",
-    "synth": "rare diseases from synthetic images only",
-    "combined": "real and synthetic images",
-    "curriculum": "synthetic images first, then real ones",
-    "weighted": "real images, rare diseases weighted up",
-    "duplicate": "real images, rare ones repeated",
-    "randaugment": "real images, stronger augmentation",
-    "oracle": "fresh real images in place of synthetic ones",
-}
+EXAMPLE = "Ratios marked EXAMPLE have no source that anybody opened: they show the arithmetic, not a patient's risk."
 #: Word, icon and colour of an answer: never colour alone.
-PRESENCE: dict[Presence, tuple[str, str, str]] = {
+PRESENCE: dict[Presence, tuple[str, str, Colour]] = {
     "yes": ("Present", ":material/error:", "red"),
     "no": ("Not present", ":material/check_circle:", "green"),
     "cannot say": ("Cannot say", ":material/help:", "orange"),
 }
-LEVEL = {
+LEVEL: dict[Level, tuple[str, str, Colour]] = {
     "low": ("Low risk", ":material/arrow_downward:", "green"),
     "intermediate": ("Intermediate risk", ":material/remove:", "orange"),
     "high": ("High risk", ":material/arrow_upward:", "red"),
@@ -103,6 +95,26 @@ def conformal(coverage: str, names: Sequence[str] | None, titles: Mapping[str, s
     if len(names) == len(titles):
         return f"**{share}**: the image excludes no diagnosis of the list. Refer."
     return f"**{share}**: {'' if len(names) == 1 else 'one of: '}{listed([titles[n] for n in names])}."
+
+
+def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: int) -> list[tuple[str, str, str, str]]:
+    """A row per piece of evidence: what, its likelihood ratio, the ratio's interval, its source."""
+    rows = []
+    for found in findings:
+        what = f"{found.question} {found.answer.capitalize()}"
+        if found.ratio is None:
+            rows.append((what, "unchanged", "", "the card has no ratio for this disease"))
+        else:
+            source = "EXAMPLE, no source opened" if found.example else found.ratio.source
+            rows.append((what, times(found.ratio.value), f"{found.ratio.low:g} to {found.ratio.high:g}", source))
+    if image is None:
+        rows.append(("The image", "unchanged", "", "the calibration set has too few lesions to say what an image is worth"))
+    else:
+        source = f"this model on its calibration set, {n_positive:,} lesions with the disease"
+        if image.raw != image.value:
+            source += "; limited to what they support"
+        rows.append(("The image", times(image.value), f"at most {image.low:.3g} to {image.high:,.0f}", source))
+    return rows
 
 
 def intended(card: Card) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 
 from stages.classifier.calibration import conformal_set
@@ -80,15 +81,25 @@ def open_model(folder: str | Path, split: pd.DataFrame | None = None) -> Predict
     return predictor
 
 
-def read(data: bytes, size: int) -> NDArray[np.uint8]:
-    """The bytes of an image file as the model sees it: (size, size, 3) uint8.
+def open_picture(data: bytes) -> Image.Image:
+    """The bytes of an image file as an upright RGB picture, large enough for the model to speak on.
 
     Raises `Refused` when the bytes are no image that can be read, and its kind `Unusable` when they are one but show too little.
     """
     decoded = decode(data)
     if min(decoded.width, decoded.height) < MIN_SIDE:
         raise Unusable(f"{decoded.width} x {decoded.height} px is too small for the model to speak on (at least {MIN_SIDE} px a side)")
-    pixels = np.asarray(square(decoded.picture, size))
+    return decoded.picture
+
+
+def read_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """A picture as the model sees it: (size, size, 3) uint8. Raises `Unusable` when nothing is left to see."""
+    pixels = np.array(square(picture, size))
     if (pixels == pixels[:1, :1]).all():
         raise Unusable("blank: the middle square has one colour")
     return pixels
+
+
+def read(data: bytes, size: int) -> NDArray[np.uint8]:
+    """The bytes of an image file as the model sees it; raises as `open_picture` and `read_picture` do."""
+    return read_picture(open_picture(data), size)

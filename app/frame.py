@@ -1,0 +1,97 @@
+"""What every view shares: the choice of data set and model, the notice, and models loaded once for all sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import streamlit as st
+
+from app import artifacts, wording
+from stages.classifier.prediction import open_model
+from stages.classifier.predictor import Predictor
+from stages.dataset.card import Card, read_card
+from stages.dataset.groups import read_split
+from stages.metrics.verdict import WHAT
+from stages.runtime import determinism
+from stages.runtime.errors import UserError
+from stages.runtime.params import read_params
+
+CHOICE = "choice"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The data set and regime that are shown; `regime` is one that may not have been trained yet."""
+
+    place: artifacts.Place
+    card: Card
+    regime: str
+
+
+def stop(error: UserError) -> NoReturn:
+    """Say what is wrong and what to do, and show no more."""
+    st.error(str(error), icon=":material/error:")
+    st.stop()
+
+
+def choose() -> Choice:
+    """Data set and regime from the sidebar; what does not change while a session reads is remembered for the views."""
+    try:
+        known = {p.name: p for p in artifacts.places(artifacts.root())}
+        with st.sidebar:
+            st.markdown(f"**{wording.NOTICE}**")
+            name = st.selectbox("Data set", list(known), key="dataset")
+            place = known[name]
+            card = read_card(place.card)
+            candidate = artifacts.candidate(place)
+            regimes = sorted({candidate, *place.regimes()}, key=lambda r: (r != candidate, r))
+            regime = st.selectbox("Model, by what it was trained on", regimes, format_func=lambda r: describe(r, candidate), key=f"regime {name}")
+    except UserError as error:
+        stop(error)
+    st.session_state[CHOICE] = Choice(place, card, regime)
+    return Choice(place, card, regime)
+
+
+def describe(regime: str, candidate: str = "") -> str:
+    """A regime in words; the one candidate is marked."""
+    return f"{regime}: {WHAT.get(regime, regime)}" + (" (the candidate)" if regime == candidate else "")
+
+
+def chosen() -> Choice:
+    """The choice that the router made in this run."""
+    choice: Choice = st.session_state[CHOICE]
+    return choice
+
+
+def notice(choice: Choice) -> None:
+    """The line that stays in sight, whatever is scrolled."""
+    text = f"{wording.NOTICE} {wording.PHANTOM}" if choice.card.phantom else wording.NOTICE
+    st.bottom.markdown(f":material/info: **{text}**")
+
+
+def phantom_warning(choice: Choice) -> None:
+    """Stands above every result of a model that has seen drawings only."""
+    if choice.card.phantom:
+        st.warning(f"**{wording.PHANTOM}** {choice.card.title}.", icon=":material/warning:")
+
+
+def model(choice: Choice) -> tuple[Predictor, str]:
+    """The chosen model and its hash in the lock; raises `UserError` where it is missing, changed or has seen a sealed group."""
+    place, folder = choice.place, choice.place.models / choice.regime
+    content = _checked(place, choice.regime, str(folder), artifacts.signature(folder, place.lock))
+    split = place.split if place.split.exists() else None
+    key = f"{content} {artifacts.dvc_hash(split) if split else ''}"
+    return _loaded(folder, split, read_params(place.root / "params.yaml").threads, key), content
+
+
+@st.cache_data(show_spinner="Checking the model", max_entries=32)
+def _checked(_place: artifacts.Place, regime: str, folder: str, signature: str) -> str:
+    return artifacts.check(_place, regime)
+
+
+@st.cache_resource(show_spinner="Loading the model", max_entries=4)
+def _loaded(_folder: Path, _split: Path | None, _threads: int, key: str) -> Predictor:
+    determinism.fix(_threads)
+    return open_model(_folder, read_split(_split) if _split else None)

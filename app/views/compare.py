@@ -1,0 +1,89 @@
+"""Regimes side by side: the verdict first, then the table, the curves, real images beside synthetic ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from app import artifacts, frame
+from stages.metrics.verdict import WHAT
+from stages.runtime.files import read_json
+
+PICTURE = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)")
+#: In this order, with what they show; a figure of another name is shown after them under its own.
+FIGURES = {
+    "regimes": "Every regime with its 95% interval",
+    "roc": "ROC of the rare diseases",
+    "pr": "Precision and recall of the rare diseases",
+    "reliability": "Reliability: said and seen frequencies",
+    "confusion": "Confusion: which diagnosis is taken for which",
+}
+
+
+def show(choice: frame.Choice) -> None:
+    """The whole view."""
+    place = choice.place
+    st.title("Did synthesis help?")
+    st.caption(f"{choice.card.title}.")
+    frame.phantom_warning(choice)
+    verdict, metrics, figures = place.reports / "verdict.md", place.reports / "metrics", place.reports / "figures"
+    contact = place.reports / "plots" / "contact.png"
+    missing = [path.relative_to(place.root).as_posix() for path in (verdict, metrics, figures) if not path.exists()]
+    if missing:
+        st.error(f"Not there yet: {', '.join(missing)}. Build it with `{place.command}`.", icon=":material/error:")
+    stale = artifacts.changed(place, verdict, metrics, figures)
+    if stale:
+        st.warning(
+            f"Not as {place.lock.relative_to(place.root)} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:"
+        )
+    answer, details = split_verdict(verdict)
+    if answer:
+        st.header(answer)
+    show_picture(figures / "verdict.png", "The candidate against each control")
+    if metrics.exists():
+        show_table(metrics)
+    rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *FIGURES)] if figures.exists() else []
+    for path in [*(figures / f"{name}.png" for name in FIGURES), *rest]:
+        show_picture(path, FIGURES.get(path.stem, path.stem.replace("_", " ").capitalize()))
+    st.header("Real images beside synthetic ones")
+    if contact.exists():
+        show_picture(contact, "Real training images, and synthetic ones (AI-generated)")
+    else:
+        st.info(
+            f"{contact.relative_to(place.root)} is not there: fetch it with `dvc pull` or build it with `{place.command}`.", icon=":material/info:"
+        )
+    if details:
+        with st.expander("The verdict in full"):
+            st.markdown(details)
+
+
+def split_verdict(path: Path) -> tuple[str, str]:
+    """The answer (the first heading) and the rest of verdict.md without its pictures, which the page shows itself; empty when there is none."""
+    if not path.exists():
+        return "", ""
+    first, _, rest = path.read_text().partition("\n")
+    return first.lstrip("# "), PICTURE.sub("", rest).replace("\n## ", "\n#### ")
+
+
+def show_picture(path: Path, title: str) -> None:
+    """A figure under its title, or nothing when it was not made."""
+    if path.exists():
+        st.image(path.read_bytes(), caption=title, alt=title)
+
+
+def show_table(folder: Path) -> None:
+    """The regimes as rows, their scores (means over seeds, on test) as columns."""
+    st.header("The regimes")
+    metrics = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    table = pd.DataFrame.from_dict(metrics, orient="index")
+    table = table.sort_values("rare_f1", ascending=False) if "rare_f1" in table else table
+    table.insert(0, "trained on", [WHAT.get(name, "") for name in table.index])
+    table.columns = [str(c).replace("_", " ") for c in table.columns]
+    st.dataframe(table, column_config={c: st.column_config.NumberColumn(format="%.3f") for c in table.columns[1:]}, alt="Scores of every regime")
+    st.caption("Means over seeds, on the sealed test images. Higher is better; for ece and other errors lower is. Intervals stand in the figures.")
+
+
+show(frame.chosen())

@@ -1,0 +1,166 @@
+"""One image: what the model says of it, how sure it is, and what that means for a patient's risk."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from PIL import Image
+
+from app import artifacts, frame, risk, wording
+from stages.classifier.prediction import Result, open_picture, predict, read_picture
+from stages.imaging.decode import Refused, square
+from stages.runtime.errors import UserError
+
+TYPES = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2"]
+SHOWN = 400  # px of the picture on the page
+
+
+def show(choice: frame.Choice) -> None:
+    """The whole view."""
+    st.title("Read an image")
+    st.caption(f"{choice.card.title}. Model: {frame.describe(choice.regime)}.")
+    try:
+        predictor, content = frame.model(choice)
+    except UserError as error:
+        frame.stop(error)
+    uploaded = st.file_uploader(
+        f"Image ({choice.card.modality})", type=TYPES, help="It is read in memory and forgotten when you leave: nothing is written to disk."
+    )
+    digest = ""
+    if uploaded is None:
+        st.info("Upload an image to see what the model says of it.", icon=":material/upload:")
+    else:
+        data = uploaded.getvalue()
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            picture = open_picture(data)
+            result = predict(predictor, read_picture(picture, predictor.size)[None])[0]
+            show_result(choice, picture, result, predictor.info)
+            show_risk(choice, result, predictor.info, digest)
+        except Refused as error:
+            st.error(f"{wording.plain(uploaded.name)} cannot be read by this model: {wording.plain(str(error))}", icon=":material/error:")
+    show_use(choice)
+    show_hashes(choice, predictor.info, content, digest)
+
+
+def show_result(choice: frame.Choice, picture: Image.Image, result: Result, info: dict[str, Any]) -> None:
+    """The picture, an answer per rare disease, every probability, the conformal sets."""
+    titles = {key: entry.title for key, entry in choice.card.classes.items()}
+    st.header("What the model says")
+    frame.phantom_warning(choice)
+    left, right = st.columns([1, 2], gap="medium")
+    size = info["transform"]["size"]
+    left.image(
+        square(picture, SHOWN), caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch"
+    )
+    with right:
+        for disease, answer in result.present.items():
+            show_presence(titles[disease], disease, answer, result, info)
+    st.subheader("Every diagnosis it knows")
+    ranked = sorted(result.probabilities, key=lambda name: -result.probabilities[name])
+    rows = [(titles[n].capitalize(), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
+    st.table(pd.DataFrame(rows, columns=["Diagnosis", "Of 1,000 images like this", f"Range over {len(info['seeds'])} models"]), hide_index=True)
+    st.caption(
+        "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set. "
+        "The model is a team trained from different seeds; a wide range means that they disagree."
+    )
+    st.subheader("Diagnoses it cannot exclude")
+    for coverage, names in result.conformal.items():
+        st.markdown(wording.conformal(coverage, names, titles))
+    st.caption(
+        "Such a list names the true diagnosis in that share of patients on average, whatever the diagnosis, "
+        "for patients like those in the calibration set. It promises nothing for others."
+    )
+
+
+def show_presence(title: str, disease: str, answer: Any, result: Result, info: dict[str, Any]) -> None:
+    """Present, not present or cannot say, with the frequency behind it and the lesions its threshold stands on."""
+    word, icon, colour = wording.PRESENCE[answer]
+    with st.container(border=True):
+        st.subheader(title.capitalize())
+        st.badge(word, icon=icon, color=colour)
+        low, high = result.spread[disease]
+        st.markdown(f"{wording.frequency(result.probabilities[disease], title)} The models range from {wording.span(low, high)}.")
+        st.caption(wording.basis(info["thresholds"][disease]))
+
+
+def show_risk(choice: frame.Choice, result: Result, info: dict[str, Any], digest: str) -> None:
+    """The symptom form and, per rare disease, the risk before anything, after the answers and after the image."""
+    card = choice.card
+    st.header("Risk, with what you know of the patient")
+    frame.phantom_warning(choice)
+    answers: dict[str, risk.Answer] = {}
+    for key, symptom in card.symptoms.items():
+        # The image is part of the key: another patient's image does not inherit these answers.
+        said = st.radio(symptom.question, ["not asked", "yes", "no"], format_func=str.capitalize, horizontal=True, key=f"{key} {digest}")
+        if said in ("yes", "no"):
+            answers[key] = "yes" if said == "yes" else "no"
+    for disease in result.present:
+        show_disease_risk(choice, disease, result.probabilities[disease], answers, info)
+    st.caption(wording.INDEPENDENCE)
+
+
+def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dict[str, risk.Answer], info: dict[str, Any]) -> None:
+    """One disease: editable prior, three steps, level, and where each ratio comes from."""
+    card, title, n_cal = choice.card, choice.card.classes[disease].title, info["n_cal"]
+    image = risk.image_ratio(p, info["prior_cal"][disease], n_cal[disease], sum(n_cal.values()) - n_cal[disease])
+    default, origin = risk.default_prior(card.risk, disease, info["prior_cal"])
+    with st.container(border=True):
+        st.subheader(title.capitalize())
+        percent = st.number_input(
+            f"How many of 100 such patients have {title}, before answers and image",
+            min_value=0.01,
+            max_value=99.0,
+            value=round(100 * default, 2),
+            step=0.1,
+            key=f"prior {choice.place.name} {disease}",
+            help=f"Preset: {origin}. Enter the share among your own patients.",
+        )
+        found = risk.findings(disease, card.symptoms, answers)
+        result = risk.assess(percent / 100, found, image, card.risk)
+        word, icon, colour = wording.LEVEL[result.level]
+        st.badge(word, icon=icon, color=colour)
+        steps = [("Before", result.prior), ("After the answers", result.after_symptoms), ("After the image", result.after_image)]
+        rows = [(name, wording.percent(value), wording.of_1000(value)) for name, value in steps]
+        st.table(pd.DataFrame(rows, columns=["Step", "Chance", "Of 1,000 such patients"]), hide_index=True)
+        st.caption(f"Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
+        st.table(
+            pd.DataFrame(wording.evidence(found, image, n_cal[disease]), columns=["Evidence", "Multiplies the odds by", "Interval", "Source"]),
+            hide_index=True,
+        )
+        if any(f.example for f in found):
+            st.warning(
+                "Ratios marked EXAMPLE have no source that anybody opened: they show the arithmetic, not a patient's risk.", icon=":material/science:"
+            )
+
+
+def show_use(choice: frame.Choice) -> None:
+    """What the page is for, and what it must not be used for."""
+    st.header("Use")
+    may, must_not = st.columns(2)
+    may.subheader("Intended")
+    may.markdown("\n".join(f"- {line}" for line in [wording.NOTICE, *wording.intended(choice.card)]))
+    must_not.subheader("Must not be used")
+    must_not.markdown("\n".join(f"- {line}" for line in wording.must_not(choice.card, artifacts.base_of(choice.place))))
+
+
+def show_hashes(choice: frame.Choice, info: dict[str, Any], content: str, image: str) -> None:
+    """Which model and which data gave the result."""
+    st.header("Where this comes from")
+    lock = choice.place.lock.relative_to(choice.place.root).as_posix()
+    st.caption(f"The model is the one that {lock} records; it was compared when it was loaded.")
+    hashes = {
+        "model (md5)": content,
+        "split (sha256)": info["split_sha256"],
+        "training images (sha256)": info["mix_sha256"],
+        "base (sha256)": info["base_hash"],
+    }
+    if image:
+        hashes["this image (sha256)"] = image
+    st.code("\n".join(f"{name}: {value}" for name, value in hashes.items()), language=None, wrap_lines=True)
+
+
+show(frame.chosen())

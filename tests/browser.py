@@ -1,0 +1,83 @@
+"""The page in a headless Chromium, as a reader meets it: `serve` runs it, `browser` opens it, `read_image` uploads and waits for the result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+REPOSITORY = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium")
+WAIT = 300_000  # ms; on a busy machine importing torch takes minutes
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[str]:
+    """The page on the artifacts under `root`, on a free port; yields its address and ends the server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port), "--server.headless", "true"]
+    server = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"RARELENS_ROOT": str(root)}, stdout=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(WAIT // 500):
+            if server.poll() is not None:
+                raise RuntimeError(f"streamlit ended with status {server.returncode}")
+            try:
+                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, without a sandbox (tests run as root in containers) and without calls to its maker."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+def open_page(opened: Browser, address: str, width: int = 1280, scheme: str = "light") -> Page:
+    """A page `width` px wide, waited for until its title is there."""
+    context = opened.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if scheme == "dark" else "light")
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(address)
+    page.get_by_role("heading", level=1).first.wait_for()
+    return page
+
+
+def read_image(page: Page, data: bytes, name: str = "lesion.png") -> None:
+    """Upload an image and wait for its result."""
+    page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": data})
+    page.get_by_role("heading", name="Where this comes from").wait_for()
+    page.get_by_role("heading", name="Every diagnosis it knows").wait_for()
+
+
+def full_height(page: Page, path: Path) -> None:
+    """A screenshot of the whole page: Streamlit scrolls an inner box, so the window is made as tall as what is in it."""
+    width = (page.viewport_size or {"width": 1280})["width"]
+    height = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('[data-testid=stMain], [data-testid=stAppScrollToBottomContainer]')].map(e => e.scrollHeight))"
+    )
+    page.set_viewport_size({"width": width, "height": int(height) + 200})
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path)

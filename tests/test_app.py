@@ -1,0 +1,221 @@
+"""The page, by AppTest: what it says of an image, what it says when something is missing or changed; and the check against dvc.lock."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from streamlit.testing.v1 import AppTest
+
+from app import artifacts, wording
+from app.risk import findings, image_ratio
+from stages.classifier.prediction import open_model, predict, read
+from stages.dataset.card import read_card
+from stages.dataset.groups import group_hash
+from stages.imaging.phantoms import CLASSES
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json, sha256, write_json, write_text
+from tests.repository import command
+from tests.tiny_root import REPOSITORY, SIZE, build, phantom_png, write_lock, write_model
+
+MAIN = REPOSITORY / "app" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture
+def broken(root: Path, tmp_path: Path) -> Path:
+    """A copy of the root that a test may break."""
+    return Path(shutil.copytree(root, tmp_path / "root"))
+
+
+def open_page(root: Path, monkeypatch: pytest.MonkeyPatch, view: str | None = None) -> AppTest:
+    monkeypatch.setenv("RARELENS_ROOT", str(root))
+    page = AppTest.from_file(MAIN, default_timeout=120).run()
+    return page.switch_page(f"views/{view}.py").run() if view else page
+
+
+def words(page: AppTest) -> str:
+    """Everything that the page says."""
+    texts = [*page.title, *page.header, *page.subheader, *page.markdown, *page.caption, *page.warning, *page.error, *page.info, *page.code]
+    return "\n".join([*(text.value for text in texts), *(table.value.to_string() for table in page.table)])
+
+
+def upload(page: AppTest, data: bytes, name: str = "lesion.png") -> AppTest:
+    page.file_uploader[0].upload(name, data, "image/png")
+    return page.run()
+
+
+def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = upload(open_page(root, monkeypatch), phantom_png())
+    assert not page.exception and not page.error
+    said = words(page)
+    predictor = open_model(root / "models/phantom/combined")
+    result = predict(predictor, read(phantom_png(), SIZE)[None])[0]
+    table = page.table[0].value
+    titles = {key: entry.title.capitalize() for key, entry in read_card(root / "data/phantom.yaml").classes.items()}
+    shown = dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
+    assert shown == {titles[name]: wording.of_1000(p) for name, p in result.probabilities.items()}
+    for disease, answer in result.present.items():
+        assert wording.PRESENCE[answer][0] in said and titles[disease] in said
+    assert "50 lesions with it and 300 without" in said
+    assert wording.NOTICE in said and said.count(wording.PHANTOM) >= 2 and "On any patient." in said
+    assert f"model (md5): {artifacts.dvc_hash(root / 'models/phantom/combined')}" in said
+    assert wording.INDEPENDENCE in said
+
+
+def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = upload(open_page(root, monkeypatch), phantom_png())
+    card = read_card(root / "data/phantom.yaml")
+    assert page.number_input[0].value == pytest.approx(1.15)
+    page.radio[0].set_value("yes")
+    page.number_input[0].set_value(10.0)
+    page.run()
+    predictor = open_model(root / "models/phantom/combined")
+    p = predict(predictor, read(phantom_png(), SIZE)[None])[0].probabilities["df"]
+    image = image_ratio(p, 1 / 7, 50, 300)
+    assert image is not None
+    steps = page.table[1].value
+    after = (1 / 9) * 6
+    expected = [0.1, after / (1 + after), after * image.value / (1 + after * image.value)]
+    assert steps["Chance"].tolist() == [wording.percent(x) for x in expected]
+    evidence = page.table[2].value
+    assert evidence.iloc[0].tolist() == [card.symptoms["firm"].question + " Yes", "× 6", "2 to 18", "EXAMPLE, no source opened"]
+    assert wording.EXAMPLE in words(page)
+    other = upload(page, phantom_png("vasc"), "next patient.png")
+    assert other.radio[0].value == "not asked"  # another image is another patient
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"no image", "not an image"), (phantom_png()[:200], "broken"), (phantom_png(size=20), "too small")])
+def test_a_bad_file_gets_one_line(root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, reason: str) -> None:
+    page = upload(open_page(root, monkeypatch), data, "![x](http://elsewhere).png")
+    assert not page.exception and len(page.error) == 1
+    assert reason in page.error[0].value and "![x](" not in page.error[0].value and not page.table
+    assert wording.NOTICE in words(page)
+
+
+def test_the_data_set_and_the_model_can_be_chosen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page(root, monkeypatch)
+    dataset, regime = page.selectbox
+    assert (dataset.options, dataset.value) == (["phantom", "smoke"], "phantom")
+    assert regime.value == "combined" and "(the candidate)" in regime.options[0] and len(regime.options) == 2
+    regime.set_value("real").run()
+    assert not page.error and artifacts.dvc_hash(root / "models/phantom/real") in words(page)
+    page.selectbox[0].set_value("smoke").run()
+    assert not page.error and artifacts.dvc_hash(root / "models/smoke/combined") in words(page)
+
+
+def test_missing_models_name_the_command(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(broken / "models")
+    page = open_page(broken, monkeypatch)
+    assert not page.exception and "make reproduce" in page.error[0].value and not page.file_uploader
+
+
+@pytest.mark.parametrize("file", ["seed1.safetensors", "model.json", "extra.txt"])
+def test_a_model_that_the_lock_does_not_record_is_refused(broken: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    path = broken / "models/phantom/combined" / file
+    path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
+    page = open_page(broken, monkeypatch)
+    assert not page.exception and "dvc.lock" in page.error[0].value and "dvc checkout" in page.error[0].value
+
+
+def test_a_model_without_a_record_is_refused(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (broken / "dvc.lock").unlink()
+    page = open_page(broken, monkeypatch)
+    assert not page.exception and "no record" in page.error[0].value
+
+
+def test_a_model_that_saw_a_sealed_group_is_refused(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = broken / "models/phantom/combined"
+    write_text(folder / "groups_seen.txt", group_hash("lesion 7") + "\n")
+    write_json(folder / "model.json", read_json(folder / "model.json") | {"groups_sha256": sha256(folder / "groups_seen.txt")})
+    write_lock(broken, "dvc.lock", "models/phantom/combined")
+    assert not open_page(broken, monkeypatch).error
+    write_text(broken / "data/splits/phantom.csv", "id,label,group,split,fold\na,df,lesion 7,test,\n")
+    page = open_page(broken, monkeypatch)
+    assert not page.exception and "sealed" in page.error[0].value
+
+
+@pytest.mark.parametrize("text", ["dataset: [", "dataset: phantom\n"])
+def test_broken_params_are_one_line(broken: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (broken / "params.yaml").write_text(text)
+    page = open_page(broken, monkeypatch)
+    assert not page.exception and len(page.error) == 1 and "params.yaml" in page.error[0].value
+
+
+def test_compare_shows_the_verdict_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page(root, monkeypatch, "compare")
+    assert not page.exception and not page.error
+    assert page.header[0].value == "Verdict"
+    assert page.dataframe[0].value.index.tolist() == ["combined", "real"]
+    assert page.dataframe[0].value["rare f1"].tolist() == pytest.approx([0.58, 0.55])
+    said = words(page)
+    assert "No evidence that synthesis helps." in said and wording.PHANTOM in said and wording.NOTICE in said
+
+
+def test_compare_says_what_is_missing(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(broken / "reports/phantom")
+    page = open_page(broken, monkeypatch, "compare")
+    assert not page.exception
+    assert "verdict.md" in page.error[0].value and "make reproduce" in page.error[0].value
+
+
+def test_the_hash_of_a_folder_is_dvc_s_own(tmp_path: Path) -> None:
+    """A real repository in small: a stage with a folder, nested, and a file as outs."""
+    write_model(tmp_path / "source")
+    (tmp_path / "source" / "sub").mkdir()
+    (tmp_path / "source" / "sub" / "naïve file.txt").write_text("a\n")
+    outs = {
+        "stages": {"make": {"cmd": "mkdir out && cp -r source out/real && cp source/model.json out/one.json", "outs": ["out/real", "out/one.json"]}}
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(outs))
+    for arguments in (["init", "--no-scm", "-q"], ["config", "core.analytics", "false"], ["repro", "-q"]):
+        command(tmp_path, "-m", "dvc", *arguments)
+    for path in ("out/real", "out/one.json"):
+        assert artifacts.locked(tmp_path / "dvc.lock", path) == artifacts.dvc_hash(tmp_path / path)
+    (tmp_path / "out/real/sub/naïve file.txt").write_text("b\n")
+    assert artifacts.locked(tmp_path / "dvc.lock", "out/real") != artifacts.dvc_hash(tmp_path / "out/real")
+
+
+def test_each_place_has_its_own_lock_and_command(root: Path) -> None:
+    default, smoke = artifacts.places(root)
+    assert (default.name, default.command, default.lock.name) == ("phantom", "make reproduce", "dvc.lock")
+    assert smoke.lock == root / "reports/smoke/dvc.lock"
+    artifacts.check(smoke, "combined")
+    with pytest.raises(UserError, match="no model"):
+        artifacts.check(smoke, "real")
+    own = artifacts.Place(REPOSITORY, "smoke", False)
+    assert own.command == "make reproduce PRESET=smoke"
+
+
+def test_the_candidate_is_the_verdict_s(broken: Path) -> None:
+    place = artifacts.places(broken)[0]
+    write_json(place.reports / "verdict.json", {"candidate": "real"})
+    assert artifacts.candidate(place) == "real"
+    (place.reports / "verdict.json").unlink()
+    assert artifacts.candidate(place) == "combined"
+
+
+def test_words() -> None:
+    assert [wording.of_1000(p) for p in (0, 0.0004, 0.003, 0.5, 0.9996)] == [
+        "fewer than 1 of 1,000", "fewer than 1 of 1,000", "3 of 1,000", "500 of 1,000", "more than 999 of 1,000",
+    ]  # fmt: skip
+    titles = dict.fromkeys(CLASSES, "x") | {"df": "dermatofibroma", "nv": "nevus"}
+    assert wording.conformal("0.90", ["df", "nv"], titles) == "**90%**: one of: dermatofibroma or nevus."
+    assert "Refer" in wording.conformal("0.95", [], titles) and "Refer" in wording.conformal("0.95", list(CLASSES), titles)
+    assert "not offered" in wording.conformal("0.90", None, titles)
+    assert "too few to claim a sensitivity" in wording.basis({"present": 0.4, "absent": 0.1, "n_positive": 29, "n_negative": 300})
+    assert wording.plain("a_b*c") == "a\\_b\\*c"
+    limited = image_ratio(1.0, 0.2, 10, 40)
+    assert "limited to what they support" in wording.evidence((), limited, 10)[0][3]
+    assert wording.evidence(findings("nv", {}, {}), None, 0)[0][1] == "unchanged"
+
+
+def test_logic_imports_no_streamlit() -> None:
+    for name in ("artifacts", "risk", "wording"):
+        assert "streamlit" not in (REPOSITORY / "app" / f"{name}.py").read_text().replace("imports no streamlit", "")
