@@ -82,14 +82,15 @@ def save_adapter(folder: Path, unet: Any, scale: float, token: str, rows: torch.
     without a side file: with no alpha given, alpha is the rank and the scale 1.
     """
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     state = {
         key: (value * scale if ".lora_B." in key else value).detach().float().cpu().contiguous()
         for key, value in get_peft_model_state_dict(unet).items()
     }
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(state), safe_serialization=True)
+    # In PEFT's names throughout: diffusers' converter renames attention layers only, and its loader, which takes the first
+    # key for all, then leaves them out without a word.
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state, safe_serialization=True)
     save_file({token: rows.detach().float().cpu().contiguous()}, folder / TOKEN, metadata={"format": "pt"})
     return {name: sha256(folder / name) for name in (LORA, TOKEN)}
 
@@ -99,29 +100,22 @@ def adapter_hash(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
-def _plain(state: Mapping[str, Any]) -> set[str]:
-    """Names of LoRA weights in PEFT's spelling, without the `unet.` that diffusers puts in front."""
-    from diffusers.utils import convert_unet_state_dict_to_peft
-
-    return {key.removeprefix("unet.") for key in convert_unet_state_dict_to_peft(dict(state))}
-
-
 def load_lora(pipe: Any, path: Path) -> None:
     """Put the LoRA file at `path` on `pipe.unet`: one of ours, or one in PEFT's bare names.
 
     Raises `LawError` when a weight of the file finds no layer, a layer gets no weight, or a shape is wrong.
     """
+    from diffusers.utils import convert_unet_state_dict_to_peft
     from peft.utils import get_peft_model_state_dict
 
-    state = load_file(path)
-    if not any(key.startswith(("unet.", "text_encoder.", "lora_unet_")) for key in state):
-        state = {f"unet.{key}": value for key, value in state.items()}
+    state = {key if key.startswith(("unet.", "text_encoder.")) else f"unet.{key}": value for key, value in load_file(path).items()}
+    state = convert_unet_state_dict_to_peft(state)
     try:
         pipe.load_lora_weights(state, adapter_name="default")
     except (ValueError, RuntimeError, KeyError) as error:
         raise LawError(f"{path} does not fit the base: {' '.join(str(error).split())[:300]}") from None
     loaded = set(get_peft_model_state_dict(pipe.unet)) if getattr(pipe.unet, "peft_config", None) else set()
-    wanted = {k for k in _plain(state) if not k.startswith("text_encoder.")}
+    wanted = {key.removeprefix("unet.") for key in state if key.startswith("unet.")}
     if loaded != wanted:
         raise LawError(
             f"{path} does not fit the base: {len(wanted - loaded)} weight(s) found no layer, {len(loaded - wanted)} layer(s) got none, "

@@ -64,7 +64,6 @@ def pipeline_hash(folder: str | Path) -> str:
 
 def _download(source: str, revision: str) -> Path:
     """The hub's snapshot of `source` at `revision`, fp16 safetensors only; `UserError` without network and cache."""
-    import httpx
     from diffusers import StableDiffusionPipeline
 
     try:
@@ -73,7 +72,7 @@ def _download(source: str, revision: str) -> Path:
                 source, revision=revision, variant="fp16", use_safetensors=True, safety_checker=None, feature_extractor=None
             )
         )
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # the hub client, its HTTP library and diffusers each raise their own; the remedy is the same
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"base {source!r} at {revision} cannot be fetched ({type(error).__name__}: {reason}); {WAYS_OUT}") from None
 
