@@ -1,0 +1,49 @@
+"""The parts of README.md that are made from the repository: the result and the graph. `python -m tests.readme` writes them anew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stages.metrics.verdict import aa_statement, difference_rows, score_rows
+from stages.runtime.files import read_json, write_text
+from stages.runtime.markdown import markdown
+from tests.repository import ROOT, dvc
+
+REPORT = "reports/phantom"
+NO_RESULT = "No result is committed yet: `make reproduce` makes it."
+
+
+def result(root: Path = ROOT) -> str:
+    """The answer, the picture and the tables of the default run."""
+    folder = root / REPORT
+    if not (folder / "verdict.json").exists():
+        return NO_RESULT
+    verdict = read_json(folder / "verdict.json")
+    metrics = {path.stem: read_json(path) for path in sorted((folder / "metrics").glob("*.json"))}
+    answer = (folder / "verdict.md").read_text().splitlines()[0].removeprefix("# ")
+    about = (
+        f"**On the embedded drawings: {answer}** {aa_statement(verdict)} Test: {verdict['n_test_lesions']} lesions, {len(verdict['seeds'])} seeds; "
+        f"differences with 95% intervals; everything else in [{REPORT}/verdict.md]({REPORT}/verdict.md)."
+    )
+    picture = f"![What synthetic images add over each alternative, with 95% intervals]({REPORT}/figures/verdict.png)"
+    return "\n\n".join([about, picture, markdown(difference_rows(verdict)), markdown(score_rows(metrics))])
+
+
+def graph(root: Path = ROOT) -> str:
+    """The graph as `dvc dag --md` prints it."""
+    return dvc(root, "dag", "--md").strip()
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """README text with each marked part replaced."""
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        assert pattern.search(text), f"README.md has no part {name}"
+        text = pattern.sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    write_text(readme, filled(readme.read_text(), {"result": result(), "graph": graph()}))
