@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -69,6 +70,17 @@ def test_a_second_run_runs_nothing(smoke_repo: Path) -> None:
     lock = (smoke_repo / OWN_LOCK).read_bytes()
     assert ran(command(smoke_repo, *LAUNCH).stdout) == set()
     assert (smoke_repo / OWN_LOCK).read_bytes() == lock
+
+
+def test_predict_gives_a_row_a_file(smoke_repo: Path, tmp_path: Path) -> None:
+    images = sorted((smoke_repo / "data/raw/smoke/images").iterdir())[:5]
+    (tmp_path / "images").mkdir()
+    for image in images:
+        shutil.copy(image, tmp_path / "images")
+    command(smoke_repo, "-m", "stages.predict", "models/smoke/combined", str(tmp_path / "images"), str(tmp_path / "predictions.csv"))
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(table["status"]) == ["ok"] * 5
+    assert table.filter(like="p_").sum(axis=1).round(3).eq(1).all()
 
 
 def test_metrics_show_gives_regimes_as_rows(as_default: Path) -> None:
