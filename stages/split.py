@@ -25,6 +25,7 @@ from stages.runtime.errors import UserError, run
 from stages.runtime.files import write_text
 from stages.runtime.params import Split, read_params
 
+MOST_BASE = 0.8  # of the common classes' images may go to base
 #: A merged group that lies in several parts of a fixed split goes wholly to the first of these: test only ever loses images.
 PRECEDENCE = ("base", "train", "reserve", "oracle", "val", "cal", "test")
 
@@ -100,8 +101,11 @@ def assign(groups: pd.DataFrame, p: Split, rare: list[str]) -> dict[str, str]:
 
     common = {label: pool[~pool["has_rare"]] for label, pool in pools.items() if label not in rare}
     available = {label: float(pool["images"].sum()) for label, pool in common.items()}
-    if p.base > sum(available.values()) / 2:
-        raise UserError(f"params.yaml: split.base is {p.base}, over half of the {sum(available.values()):.0f} images of common classes; lower it")
+    if p.base > MOST_BASE * sum(available.values()):
+        raise UserError(
+            f"params.yaml: split.base is {p.base}, over {MOST_BASE:.0%} of the {sum(available.values()):.0f} images of common classes: "
+            "too few would be left to train and test on; lower it"
+        )
     if p.base:
         for label, quota in apportion(p.base, available).items():
             part |= dict.fromkeys(fill(draw(common[label], p.seed, "base"), quota), "base")
