@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.runtime import determinism  # before torch and numpy load
+from stages.runtime import determinism
 
 import numpy as np
 import pandas as pd

@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.runtime import determinism  # before torch and numpy load
+from stages.runtime import determinism
 
 from accelerate import PartialState
 

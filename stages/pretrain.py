@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.runtime import determinism  # before torch and numpy load
+from stages.runtime import determinism
 
 import torch
 from safetensors.torch import load_file, save_file

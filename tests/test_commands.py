@@ -157,9 +157,9 @@ def test_a_command_of_the_readme_is_run_by_a_test_or_marked(command: str, line: 
     if command.startswith("make "):
         target = command.split()[1]
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    if preset := re.search(r"PRESET=([a-z0-9_-]+)", command):
-        if preset[1] != "clinic":  # the example of a reader's own
-            read_preset(preset[1], ROOT / "presets", ROOT / "params.yaml")
+    preset = re.search(r"PRESET=([a-z0-9_-]+)", command)
+    if preset and preset[1] != "clinic":  # the example of a reader's own
+        read_preset(preset[1], ROOT / "presets", ROOT / "params.yaml")
 
 
 def test_the_result_in_the_readme_is_the_one_in_reports() -> None:

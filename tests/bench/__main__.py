@@ -1,0 +1,147 @@
+"""Measure, and write reports/bench.md: `make bench` (about 10 minutes on two cores; --no-bars leaves out the base's bars).
+
+Every row is a ratio, measured against its peer or limit in this very run, so that it holds on other machines too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+ENVIRONMENT = dict(os.environ)  # before stages fixes the CPU capability in it
+
+from stages.runtime import determinism
+
+import numpy as np
+from PIL import Image
+
+from stages.imaging.phantoms import CLASSES, COMMON, RARE, draw_lesion, render, rng_for
+from stages.refine import refine_files
+from stages.runtime.files import write_text
+from stages.runtime.markdown import markdown
+from stages.runtime.params import Params, read_params
+
+HEAD = ["what", "measured", "peer or limit", "ratio", "wanted"]
+Row = list[str]
+
+
+def cpu_capability(rounds: int = 3) -> list[Row]:
+    """What the fixed CPU capability (the same bytes on every machine) costs: the same steps with and without it, alternating."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for native in ("0", "1"):
+            run = subprocess.run(
+                [sys.executable, "-m", "tests.bench.steps"],
+                env=ENVIRONMENT | {"RARELENS_NATIVE_CPU": native}, check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            for name, seconds in json.loads(run.stdout).items():
+                found.setdefault(name, {}).setdefault(native, []).append(seconds)
+    rows = []
+    for name, times in found.items():
+        fixed, native = median(times["0"]), median(times["1"])
+        rows.append(
+            [f"{name}, fixed CPU capability", f"{fixed * 1000:.1f} ms", f"native: {native * 1000:.1f} ms", f"{fixed / native:.2f}", "reported"]
+        )
+    return rows
+
+
+def phantom_speed(count: int = 200, limit_ms: float = 5.0) -> list[Row]:
+    """Milliseconds to draw one 64 px phantom, one process."""
+    keys = [(CLASSES[i % len(CLASSES)], i) for i in range(count)]
+    start = time.perf_counter()
+    for label, i in keys:
+        render(draw_lesion(label, rng_for("bench", i)), rng_for("bench photograph", i), 64)
+    took = (time.perf_counter() - start) / count * 1000
+    return [["one phantom", f"{took:.1f} ms", f"limit: {limit_ms:.0f} ms", f"{took / limit_ms:.2f}", "about 1"]]
+
+
+def plain_loop(folder: Path, files: list[str], size: int) -> None:
+    """What a first script would do: open, crop, resize and encode each file, one after the other, without any check."""
+    for file in files:
+        with Image.open(folder / file) as picture:
+            upright = picture.convert("RGB")
+            side = min(upright.size)
+            upright.crop((0, 0, side, side)).resize((size, size), Image.Resampling.LANCZOS).save(io.BytesIO(), "PNG", compress_level=6)
+
+
+def refine_speed(params: Params, count: int = 400) -> list[Row]:
+    """Refining (with every check and fingerprint) against the plain loop, on photographs of 600 by 450 px."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            coarse = Image.fromarray(rng.integers(0, 256, (45, 60, 3), dtype=np.uint8))
+            coarse.resize((600, 450), Image.Resampling.BICUBIC).save(folder / f"{i:04d}.jpg", quality=90)
+        files = sorted(p.name for p in folder.iterdir())
+        start = time.perf_counter()
+        plain_loop(folder, files, params.refine.size)
+        plain = time.perf_counter() - start
+        start = time.perf_counter()
+        done = list(refine_files(folder, files, params.refine.size, params.threads))
+        ours = time.perf_counter() - start
+    assert not any(isinstance(item, str) for item in done), "every file of the benchmark can be refined"
+    per = 1000 / count
+    return [
+        [
+            "refine, a photograph, with all checks",
+            f"{ours * per:.1f} ms",
+            f"plain loop without any: {plain * per:.1f} ms",
+            f"{ours / plain:.2f}",
+            "under 2",
+        ]
+    ]
+
+
+def base_bars(params: Params) -> list[Row]:
+    """The bars of models/base, on drawings it has not seen."""
+    import torch
+
+    from stages.diffusion import bars
+    from stages.diffusion.base import open_pipeline
+
+    p = params.pretrain
+    pipe = open_pipeline("models/base", None).to(torch.float32)
+    rec = bars.reconstruction(pipe.vae, p.size, n=200)
+    scorer = bars.scorer(p.size, per_class=600, name=p.backbone.name, steps=500)
+    gen, _ = bars.naming(pipe, scorer, p.size, n=100)
+    rows = [["reconstruction, common classes", f"{rec['common']:.1f} dB", "bar: 30 dB", f"{rec['common'] / 30:.2f}", "1 or more"]]
+    for name in RARE:
+        gap = rec["common"] - rec[name]
+        rows.append([f"reconstruction, {name}, below common", f"{gap:.1f} dB", "bar: 1 dB", f"{gap:.2f}", "1 or less"])
+    for name in [*COMMON, "all"]:
+        named, real = gen["named"][name], gen["scorer_on_real"][name]
+        rows.append(
+            [f"samples named as requested, {name} (real drawings: {real:.0%})", f"{named:.0%}", "bar: 80%", f"{named / 0.8:.2f}", "1 or more"]
+        )
+    kid, floor = gen["kid"]["value"], gen["kid_floor"]["value"]
+    ratio = f"{kid / floor:.1f}" if floor > 0 else "none: the floor is not over zero"
+    rows.append(["KID of samples to unseen drawings", f"{kid:.4f}", f"drawings to drawings: {floor:.4f}", ratio, "reported"])
+    return rows
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--no-bars", action="store_true", help="leave out the bars of models/base")
+    parser.add_argument("--out", type=Path, default=Path("reports/bench.md"))
+    args = parser.parse_args()
+    params = read_params()
+    determinism.fix(params.threads)
+    speed = [*phantom_speed(), *refine_speed(params), *cpu_capability()]
+    parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads.", "## Speed", markdown([HEAD, *speed])]
+    if not args.no_bars:
+        parts += ["## models/base", markdown([HEAD, *base_bars(params)])]
+    write_text(args.out, "\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
