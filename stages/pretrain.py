@@ -64,15 +64,14 @@ def make_pipeline(p: Pretrain) -> tuple[Any, dict[str, list[float]]]:
             lambda: train_autoencoder(pipe.vae, corpus.variety(a.images, p.size), steps=a.steps, batch=a.batch, lr=a.lr, seed=p.seed),
         )
     }  # fmt: skip
-    images, prompts, _ = corpus.captioned(d.images, p.size)
-    scale_latents(pipe.vae, images[:1000])
-    latents = encode(pipe.vae, images)
+    scale_latents(pipe.vae, corpus.captioned(min(1000, d.images), p.size)[0])
+
+    def denoise() -> list[float]:
+        images, prompts, _ = corpus.captioned(d.images, p.size)
+        return train_denoiser(pipe, encode(pipe.vae, images), prompts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed)
+
     both = torch.nn.ModuleList([pipe.unet, pipe.text_encoder])
-    key = {"pretrain": p.model_dump(exclude={"backbone"})}
-    curves["denoiser"] = cached(
-        "denoiser", key, both,
-        lambda: train_denoiser(pipe, latents, prompts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed),
-    )  # fmt: skip
+    curves["denoiser"] = cached("denoiser", {"pretrain": p.model_dump(exclude={"backbone"})}, both, denoise)
     return pipe, curves
 
 
