@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ from stages.runtime.params import Generate, read_params
 SHEET = 20  # images in a row of a contact sheet
 
 
-def planner(disease: str, kind: Class, token: str, rows: list[dict[str, Any]], p: Generate, hashes: tuple[str, str]) -> Callable[[int, int], Request]:
+def planner(
+    disease: str, kind: Class, token: str, rows: Sequence[Mapping[Any, Any]], p: Generate, hashes: tuple[str, str]
+) -> Callable[[int, int], Request]:
     """What to draw for (slot, attempt). The first `text2img` share of the slots comes from text, with the attributes of a
     training image; the others start from the training images, each equally often, in another order at every attempt."""
     from_text = round(p.pool * p.text2img)

@@ -16,9 +16,11 @@ from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash, read_seen, write_seen
 from stages.diffusion import adapter, finetuning
 from stages.diffusion.base import load_base, open_pipeline
+from stages.diffusion.pretraining import denoising_loss
 from stages.diffusion.prompts import render_prompts
 from stages.runtime.errors import LawError, UserError
-from stages.runtime.files import read_json, write_json
+from stages.runtime.files import read_json
+from stages.runtime.params import LoraTrain
 from tests.tiny_disease import build, change_params, files, stage
 
 
@@ -102,7 +104,7 @@ def test_only_the_tokens_own_vectors_are_learned(world: Path) -> None:
     start = adapter.initial_rows(pipe, kind, 2, seed=0)
     ids = adapter.add_token(pipe, "<df>", start)
     data = finetuning.Material(torch.randn(8, 2, 6, 16, 16), [["a <df>"], ["a <df> on the back"]])
-    p = lora_train.LoraTrain(**{**read_json(world / "lora/lora.json")["params"], "token_steps": 3})
+    p = LoraTrain(**{**read_json(world / "lora/lora.json")["params"], "token_steps": 3})
     rows = finetuning.learn_token(pipe, ids, data, p, world.parent / "unused/token.safetensors")
     assert (rows - start).abs().max() > 1e-3
     for name, value in pipe.text_encoder.state_dict().items():
@@ -111,19 +113,18 @@ def test_only_the_tokens_own_vectors_are_learned(world: Path) -> None:
 
 @pytest.mark.parametrize("calls", [1, 9])  # in the token's second step; in the LoRA's last one, after its first checkpoint
 def test_an_interrupted_run_goes_on_to_the_same_bytes(calls: int, copy: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, count = finetuning.denoising_loss, 0
+    count = 0
 
     def fails(*args: object) -> torch.Tensor:
         nonlocal count
         count += 1
         if count > calls:
             raise KeyboardInterrupt
-        return real(*args)  # type: ignore[arg-type]
+        return denoising_loss(*args)  # type: ignore[arg-type]
 
     shutil.rmtree(copy / "lora")
-    write_json(copy / "base/base.json", read_json(world / "base/base.json"))
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning, "denoising_loss", fails)
+        patch.setattr("stages.diffusion.finetuning.denoising_loss", fails)
         with pytest.raises(KeyboardInterrupt):
             stage(copy, patch, lora_train.main, "base", "lora")
     kept = list((copy / ".cache/lora").rglob("*.safetensors"))
@@ -168,3 +169,20 @@ def test_prompts_say_what_is_known_and_leave_out_what_is_not(world: Path) -> Non
         assert rest == ["a dermoscopic image of dermatofibroma on dark skin", "a dermoscopic image of dermatofibroma"]
     with pytest.raises(UserError, match="needs an attribute"):
         render_prompts(kind.model_copy(update={"prompts": ["{title} at {age}"]}), {})
+
+
+def test_a_prompt_with_an_attribute_that_does_not_exist_is_refused(world: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.yaml"
+    card.write_text((world / "data/phantom.yaml").read_text().replace("on the {site} of", "on the {sight} of"))
+    with pytest.raises(UserError, match="sight"):
+        read_card(card)
+
+
+def test_a_token_starts_from_the_words_that_are_known(world: Path) -> None:
+    pipe, _ = load_base(world / "base")
+    table = pipe.text_encoder.get_input_embeddings().weight
+    ids = {word: pipe.tokenizer(word, add_special_tokens=False).input_ids for word in ("skin", "lesion")}
+    general = read_card(world / "data/phantom.yaml").classes
+    for name, words in (("vasc", ["lesion"]), ("df", ["skin", "lesion"])):  # "vascular", "dermatofibroma" and "histiocytoma" are spelled
+        rows = adapter.initial_rows(pipe, general[name], 500, seed=0)
+        torch.testing.assert_close(rows.mean(0), table[[ids[w][0] for w in words]].mean(0), rtol=0, atol=0.02 * float(table.std()))

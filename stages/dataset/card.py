@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import Formatter
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -110,6 +111,10 @@ class Card(Part):
     def _agree(self) -> Card:
         if set(self.layout.labels.values()) != set(self.classes):
             raise ValueError(f"layout.labels maps to {sorted(set(self.layout.labels.values()))}, classes has {sorted(self.classes)}; they must agree")
+        for key, kind in self.classes.items():
+            fields = {field for prompt in kind.prompts for _, field, _, _ in Formatter().parse(prompt) if field is not None}
+            if wrong := fields - {"title"} - set(self.attributes):
+                raise ValueError(f"classes.{key}.prompts: {sorted(wrong)} is no attribute; in braces may stand title, {', '.join(self.attributes)}")
         for key, symptom in self.symptoms.items():
             unknown = (set(symptom.present) | set(symptom.absent)) - set(self.classes)
             if unknown:

@@ -40,7 +40,7 @@ def initial_rows(pipe: Any, kind: Class, count: int, seed: int) -> torch.Tensor:
     """
     table = pipe.text_encoder.get_input_embeddings().weight.detach().float().cpu()
     for text in (kind.title, *kind.synonyms, "skin lesion"):
-        each = [pipe.tokenizer(word, add_special_tokens=False).input_ids for word in text.split()]
+        each = [pipe.tokenizer(word, add_special_tokens=False).input_ids for word in text.split() if len(word) > 1]
         if known := [ids[0] for ids in each if len(ids) == 1]:
             break
     noise = torch.randn((count, table.shape[1]), generator=torch.Generator().manual_seed(seed))
@@ -101,9 +101,10 @@ def adapter_hash(files: Mapping[str, str]) -> str:
 
 
 def load_lora(pipe: Any, path: Path) -> None:
-    """Put the LoRA file at `path` on `pipe.unet`: one of ours, or one in PEFT's bare names.
+    """Put the LoRA file at `path` on `pipe.unet`: one of ours, or one in PEFT's bare or diffusers' older names.
 
-    Raises `LawError` when a weight of the file finds no layer, a layer gets no weight, or a shape is wrong.
+    Raises `LawError` when a weight of the file finds no layer (one for a text encoder never does), a layer gets no weight,
+    or a shape is wrong.
     """
     from diffusers.utils import convert_unet_state_dict_to_peft
     from peft.utils import get_peft_model_state_dict
@@ -111,11 +112,11 @@ def load_lora(pipe: Any, path: Path) -> None:
     state = {key if key.startswith(("unet.", "text_encoder.")) else f"unet.{key}": value for key, value in load_file(path).items()}
     state = convert_unet_state_dict_to_peft(state)
     try:
-        pipe.load_lora_weights(state, adapter_name="default")
+        pipe.load_lora_into_unet(state, network_alphas=None, unet=pipe.unet, adapter_name="default", _pipeline=pipe)
     except (ValueError, RuntimeError, KeyError) as error:
         raise LawError(f"{path} does not fit the base: {' '.join(str(error).split())[:300]}") from None
     loaded = set(get_peft_model_state_dict(pipe.unet)) if getattr(pipe.unet, "peft_config", None) else set()
-    wanted = {key.removeprefix("unet.") for key in state if key.startswith("unet.")}
+    wanted = {key.removeprefix("unet.") for key in state}
     if loaded != wanted:
         raise LawError(
             f"{path} does not fit the base: {len(wanted - loaded)} weight(s) found no layer, {len(loaded - wanted)} layer(s) got none, "

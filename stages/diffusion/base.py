@@ -83,7 +83,11 @@ def open_pipeline(source: str | Path, revision: str | None = None) -> Any:
     float32 on the CPU, bfloat16 (float16 on cards without it) on the first CUDA device. Raises `UserError`.
     """
     from diffusers import StableDiffusionPipeline
+    from diffusers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar as disable_transformers_bar
 
+    disable_progress_bar()
+    disable_transformers_bar()
     folder = Path(source)
     if not folder.is_dir():
         if not revision:
