@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import streamlit as st
 
 from app import artifacts, wording
 from stages.classifier.prediction import open_model
-from stages.classifier.predictor import Predictor
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
 from stages.metrics.verdict import WHAT
-from stages.runtime import determinism
 from stages.runtime.errors import UserError
 from stages.runtime.params import read_params
+
+if TYPE_CHECKING:  # imports torch
+    from stages.classifier.predictor import Predictor
 
 CHOICE = "choice"
 
@@ -77,21 +78,34 @@ def phantom_warning(choice: Choice) -> None:
         st.warning(f"**{wording.PHANTOM}** {choice.card.title}.", icon=":material/warning:")
 
 
-def model(choice: Choice) -> tuple[Predictor, str]:
-    """The chosen model and its hash in the lock; raises `UserError` where it is missing, changed or has seen a sealed group."""
-    place, folder = choice.place, choice.place.models / choice.regime
-    content = _checked(place, choice.regime, str(folder), artifacts.signature(folder, place.lock))
+def check(choice: Choice) -> str:
+    """The hash of the chosen model, which is the one in the lock; otherwise the page says what is wrong and stops."""
+    folder = choice.place.models / choice.regime
+    try:
+        return _checked(choice.place, str(folder), artifacts.signature(folder, choice.place.lock))
+    except UserError as error:
+        stop(error)
+
+
+def load(choice: Choice, content: str) -> Predictor:
+    """The chosen model, whose hash is `content`; where it cannot be used or has seen a sealed group the page says so and stops."""
+    place = choice.place
     split = place.split if place.split.exists() else None
-    key = f"{content} {artifacts.dvc_hash(split) if split else ''}"
-    return _loaded(folder, split, read_params(place.root / "params.yaml").threads, key), content
+    try:
+        threads = read_params(place.root / "params.yaml").threads
+        return _loaded(place.models / choice.regime, split, threads, f"{content} {artifacts.dvc_hash(split) if split else ''}")
+    except UserError as error:
+        stop(error)
 
 
 @st.cache_data(show_spinner="Checking the model", max_entries=32)
-def _checked(_place: artifacts.Place, regime: str, folder: str, signature: str) -> str:
-    return artifacts.check(_place, regime)
+def _checked(_place: artifacts.Place, folder: str, signature: str) -> str:
+    return artifacts.check(_place, Path(folder).name)
 
 
 @st.cache_resource(show_spinner="Loading the model", max_entries=4)
-def _loaded(_folder: Path, _split: Path | None, _threads: int, key: str) -> Predictor:
+def _loaded(_folder: Path, _split: Path | None, _threads: int, content: str) -> Predictor:
+    from stages.runtime import determinism
+
     determinism.fix(_threads)
     return open_model(_folder, read_split(_split) if _split else None)

@@ -41,7 +41,10 @@ def serve(root: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:  # it listens to signals only between two imports
+            server.kill()
 
 
 @contextmanager

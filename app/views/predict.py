@@ -12,7 +12,6 @@ from PIL import Image
 from app import artifacts, frame, risk, wording
 from stages.classifier.prediction import Result, open_picture, predict, read_picture
 from stages.imaging.decode import Refused, square
-from stages.runtime.errors import UserError
 
 TYPES = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2"]
 SHOWN = 400  # px of the picture on the page
@@ -22,13 +21,11 @@ def show(choice: frame.Choice) -> None:
     """The whole view."""
     st.title("Read an image")
     st.caption(f"{choice.card.title}. Model: {frame.describe(choice.regime)}.")
-    try:
-        predictor, content = frame.model(choice)
-    except UserError as error:
-        frame.stop(error)
+    content = frame.check(choice)
     uploaded = st.file_uploader(
         f"Image ({choice.card.modality})", type=TYPES, help="It is read in memory and forgotten when you leave: nothing is written to disk."
     )
+    predictor = frame.load(choice, content)
     digest = ""
     if uploaded is None:
         st.info("Upload an image to see what the model says of it.", icon=":material/upload:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,11 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from stages.classifier.calibration import conformal_set
-from stages.classifier.predictor import Predictor, load
 from stages.imaging.decode import Unusable, decode, square
 from stages.runtime.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import: the page is painted before a model is loaded
+    from stages.classifier.predictor import Predictor
 
 Presence = Literal["yes", "no", "cannot say"]
 MIN_SIDE = 32  # px of the original
@@ -67,6 +69,8 @@ def open_model(folder: str | Path, split: pd.DataFrame | None = None) -> Predict
 
     Raises `UserError` when the folder holds no usable model, `LawError` when the model was changed or, given `split`, saw a sealed group.
     """
+    from stages.classifier.predictor import load
+
     try:
         predictor = load(folder, split)
         grey = np.full((1, predictor.size, predictor.size, 3), 128, np.uint8)
