@@ -177,7 +177,7 @@ def main() -> None:
             refused[file] = result
             continue
         source = keyed("file", file)
-        group = keyed("file", file) if row["group"] is None else keyed("group", str(row["group"]))
+        group = keyed("file", file) if pd.isna(row["group"]) else keyed("group", str(row["group"]))
         images.append({"id": source, "source": source} | {str(k): v for k, v in row.items()} | {"group": group} | result._asdict())
     if images:
         rows, left_out, near = group_images(pd.DataFrame(images), params.refine)
@@ -186,7 +186,7 @@ def main() -> None:
     refused |= {str(rows.at[i, "file"]): reason for i, reason in left_out.items()}
 
     out = fresh(args.out)
-    quarantine = pd.DataFrame(sorted(refused.items()), columns=["file", "reason"]).map(printable)
+    quarantine = pd.DataFrame([(printable(file), refused[file]) for file in sorted(refused)], columns=["file", "reason"])
     write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
     pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
     write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file})

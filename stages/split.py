@@ -150,6 +150,7 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
 
     Images over a class's `max_images` are left out. Raises `UserError` when a rare class has no image, or none in train.
     """
+    table = table.reset_index(drop=True)
     absent = sorted(set(rare) - set(table["label"]))
     if absent:
         known = ", ".join(sorted(set(table["label"])))

@@ -113,7 +113,7 @@ def test_drawing_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> N
         (folder / "images").mkdir(parents=True)
         tables.append(phantom.draw_all(TINY, folder, processes))
         pictures.append({path.name: path.read_bytes() for path in sorted(folder.rglob("*.png"))})
-    pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == len(tables[0]) == sum(d.images for d in phantom.plan(TINY))
 

@@ -47,6 +47,12 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     layout = card.layout
     refused: dict[str, str] = {}
     found: dict[str, dict[str, object]] = {}
+    for file in files:
+        try:
+            file.encode()
+        except UnicodeEncodeError:  # no table can name it, and Arrow cannot hold it
+            refused[file] = "the file's name is not UTF-8: rename it"
+    files = [file for file in files if file not in refused]
     table = _find_table(layout, files)
     if table:
         refused[table] = "metadata table named by the card, not an image"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Raster formats tried. Left out on purpose: formats that run another program (EPS) or have no signature to tell them by.
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
 WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits a pixel
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class Unusable(Refused):
-    """An image that can be read, but shows too little: tiny or blank."""
+    """An image that can be read, but shows too little: tiny, blank or nothing finite."""
 
 
 class Decoded(NamedTuple):
@@ -49,7 +49,7 @@ def decode(data: bytes) -> Decoded:
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise Refused("not an image of a known format" if data else "empty file") from None
+        raise Refused(f"not an image of a known format ({', '.join(FORMATS)})" if data else "empty file") from None
     except Image.DecompressionBombError:
         raise Refused(f"over {MAX_PIXELS:,} pixels when unpacked") from None
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on broken files
@@ -84,12 +84,12 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def window(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """(H, W) numbers of any range as (H, W) uint8: the 0.1 to 99.9 percentiles of the finite ones become 0 to 255.
 
-    Percentiles, so that one hot pixel does not turn a scan black. Raises `Refused` when nothing is finite.
+    Percentiles, so that one hot pixel does not turn a scan black. Raises `Unusable` when nothing is finite.
     """
     numbers = np.asarray(values, dtype=np.float64)
     finite = numbers[np.isfinite(numbers)]
     if not finite.size:
-        raise Refused("no finite pixel value")
+        raise Unusable("no finite pixel value")
     low, high = np.percentile(finite, (0.1, 99.9))
     if high <= low:
         low, high = float(finite.min()), float(finite.max())
@@ -101,5 +101,6 @@ def square(picture: Image.Image, size: int) -> Image.Image:
     """The largest central square of `picture`, resized to `size` px. Never letterboxed: bars would tell where a file came from."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return picture.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    # Cropped first: resize(box=...) lets pixels from outside the box bleed in at its edges.
+    cropped = picture.crop((left, top, left + side, top + side))
+    return cropped.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)

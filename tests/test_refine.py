@@ -1,0 +1,439 @@
+"""Refining: whatever lies in the raw folder ends refined or quarantined, de-identified, its copies in one group."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from stages import refine
+from stages.dataset.card import Card, read_card
+from stages.dataset.raw import list_files, read_listing
+from stages.dataset.table import decode as decode_all
+from stages.dataset.table import read_table
+from stages.imaging.decode import Refused, Unusable, decode, square, window
+from stages.imaging.duplicates import components, fingerprint, near_pairs
+from stages.runtime.errors import UserError
+from stages.runtime.params import Refine
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared/data"
+PARAMS = Refine(size=32, hash_distance=6, correlation=0.97, max_cluster_share=0.01)
+CLASS = {"title": "x", "prompts": ["a picture of {title}"]}
+CARD: dict[str, Any] = {
+    "name": "odd", "title": "Odd", "licence": "none", "citation": "none", "modality": "drawing",
+    "layout": {"kind": "csv", "table": "meta.csv", "file": "image", "suffix": "", "label": "dx", "group": "patient",
+               "labels": {"A": "a", "B": "b"}},
+    "attributes": {"age": "years", "sex": "sex"},
+    "classes": {"a": CLASS, "b": CLASS},
+    "risk": {"low": 0.1, "high": 0.5},
+}  # fmt: skip
+
+
+def blobs(seed: int, size: int = 96) -> NDArray[np.uint8]:
+    """A smooth coloured picture, unlike that of any other seed; (size, size, 3)."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def encoded(picture: Image.Image | NDArray[np.generic], kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG that says it is 60,000 px square, in a few hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def run_refine(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, raw: Path, out: Path, card: dict[str, Any] = CARD, threads: int = 1, **own: object
+) -> None:
+    """`python -m stages.refine` in this process, with params of its own."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params |= {"threads": threads, "refine": {**PARAMS.model_dump(), **own}}
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["refine", "card.yaml", str(raw), str(out)])
+    refine.main()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw folder with a bit of everything."""
+    folder = tmp_path_factory.mktemp("raw")
+    files: dict[str, bytes] = {}
+    rows: list[tuple[str, str, str, str, str]] = []
+
+    def add(name: str, data: bytes, dx: str = "A", patient: str = "", years: str = "40", sex: str = "female") -> None:
+        files[name] = data
+        rows.append((name, dx, patient, years, sex))
+
+    secret = PngImagePlugin.PngInfo()
+    secret.add_text("PatientName", "Jane Roe")
+    add("Roe_Jane/one.png", encoded(blobs(1), pnginfo=secret), patient="Roe")
+    add("Roe_Jane/two.png", encoded(blobs(2)), patient="Roe", years="unknown", sex="")
+    add("exact.png", encoded(blobs(3)), patient="P3")
+    add("exact_bmp.bmp", encoded(blobs(3), "BMP"), patient="P4")  # the same pixels in another file
+    add("p4.png", encoded(blobs(4)), patient="P4")
+    add("torn_a.png", encoded(blobs(5)), "A", "P5")
+    add("torn_b.png", encoded(blobs(5), compress_level=1), "B", "P6")
+    add("near.png", encoded(blobs(6)), patient="P7")
+    add("near_mirror.jpg", encoded(Image.fromarray(blobs(6)[:, ::-1].copy()).resize((128, 128)), "JPEG", quality=85), "B", "P8")
+    add("p8.png", encoded(blobs(7)), "B", "P8")
+    add("cmyk.jpg", encoded(Image.fromarray(blobs(8)).convert("CMYK"), "JPEG"))
+    add("grey16.png", encoded(blobs(9)[..., 0].astype(np.uint16) * 8))
+    add("alpha.png", encoded(np.dstack([blobs(10), np.tri(96, dtype=np.uint8) * 255])))
+    add("palette.gif", encoded(Image.fromarray(blobs(11)).quantize(32), "GIF"))
+    add("named.png", encoded(blobs(12), "WEBP"))  # the name lies
+    add("frames.gif", encoded(Image.fromarray(blobs(13)).quantize(32), "GIF", save_all=True, append_images=[Image.fromarray(blobs(14)).quantize(32)]))
+    add("wart.png", encoded(blobs(15)), "C")
+    add("twice.png", encoded(blobs(16)))
+    rows.append(("twice.png", "B", "", "40", "female"))
+    add("short.jpg", encoded(blobs(17), "JPEG")[:700])
+    add("text.png", b"no image at all")
+    add("empty.png", b"")
+    add("bomb.png", bomb())
+    add("blank.png", encoded(np.full((40, 40, 3), 7, np.uint8)))
+    add("tiny.png", encoded(blobs(18, 8)))
+    rows.append(("never_seen.png", "A", "P9", "1", "male"))
+    files["unlisted.png"] = encoded(blobs(19))
+    files[".hidden"] = b"x"
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    os.symlink("Roe_Jane", folder / "link")
+    os.symlink("gone", folder / "dangling")
+    (folder / os.fsdecode(b"odd\xff,\n.png")).write_bytes(b"x")
+    pd.DataFrame(rows, columns=["image", "dx", "patient", "years", "sex"]).to_csv(folder / "meta.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refined(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        run_refine(patch, folder, raw, folder / "refined", threads=2)
+    return folder / "refined"
+
+
+def quarantine(folder: Path) -> dict[str, str]:
+    table = pd.read_csv(folder / "quarantine.csv", dtype=str, keep_default_na=False)
+    assert list(table.columns) == ["file", "reason"] and not table["file"].duplicated().any() and (table["reason"] != "").all()
+    return dict(zip(table["file"], table["reason"], strict=True))
+
+
+def test_every_file_is_refined_or_quarantined_and_none_is_both(raw: Path, refined: Path) -> None:
+    left_out = quarantine(refined)
+    kept = set(read_table(refined)["source"])
+    files = list_files(raw)
+    assert {".hidden", "link", "dangling", "meta.csv"} <= set(files)
+    for file in files:
+        assert (refine.keyed("file", file) in kept) != (refine.printable(file) in left_out), file
+    assert len(files) == len(kept) + len(left_out)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("meta.csv", "metadata table"), (".hidden", "not in the table"), ("unlisted.png", "not in the table"),
+        ("wart.png", "label 'C' is not in the card"), ("twice.png", "2 rows that differ"), ("short.jpg", "truncated|broken"),
+        ("text.png", "not an image"), ("empty.png", "empty file"), ("bomb.png", "pixels when unpacked"), ("blank.png", "blank"),
+        ("tiny.png", "8 x 8 px is too small"), ("exact_bmp.bmp", "^exact duplicate of [0-9a-f]{16}$"),
+        ("torn_a.png", "different labels: a, b"), ("torn_b.png", "different labels: a, b"),
+        ("link", "not in the table"), ("dangling", "not in the table"), (r"odd\xff,\n.png".replace(r"\n", "\n"), "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_reasons_are_in_plain_words(refined: Path, file: str, told: str) -> None:
+    assert pd.Series([quarantine(refined)[file]]).str.contains(told).all(), quarantine(refined)[file]
+
+
+def test_no_name_and_no_metadata_gets_out(raw: Path, refined: Path) -> None:
+    table = read_table(refined)
+    text = " ".join(map(str, table.drop(columns="image").to_numpy().ravel())) + " ".join((refined / "refined.json").read_text().split())
+    for secret in ("Roe", "Jane", "P3", "P8", "near_mirror", "named"):
+        assert secret not in text
+    for data in table["image"]:
+        assert Image.open(io.BytesIO(data)).info == {}
+        assert b"Jane" not in data
+    assert table["id"].str.fullmatch("[0-9a-f]{16}").all() and table["group"].str.fullmatch("[0-9a-f]{16}").all()
+
+
+def test_ids_follow_the_secret_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = refine.keyed("group", "Roe")
+    monkeypatch.setenv("RARELENS_ID_KEY", "a hospital's own")
+    assert refine.keyed("group", "Roe") != public
+    assert refine.keyed("group", "Roe") != refine.keyed("file", "Roe")
+
+
+def test_groups_join_patients_whose_pictures_are_copies(refined: Path) -> None:
+    table = read_table(refined).set_index("source")
+
+    def group(file: str) -> str:
+        return str(table.at[refine.keyed("file", file), "group"])
+
+    assert group("Roe_Jane/one.png") == group("Roe_Jane/two.png") == refine.keyed("group", "Roe")
+    assert group("exact.png") == group("p4.png")  # P4's own copy of P3's picture is gone, its other picture is not
+    assert group("near.png") == group("near_mirror.jpg") == group("p8.png")
+    assert group("cmyk.jpg") == refine.keyed("file", "cmyk.jpg")  # no patient given: a group of its own
+    assert table["group"].nunique() == len(table) - 4
+
+
+def test_columns_and_attributes(raw: Path, refined: Path) -> None:
+    table = read_table(refined)
+    facts = ["age", "sex", "width", "height", "mode", "format", "file_bytes"]
+    assert list(table.columns) == ["image", "id", "label", "group", "sha256", "source", *facts]
+    assert table["id"].is_monotonic_increasing and set(table["label"]) == {"a", "b"}
+    rows = table.set_index("source")
+    one, two = (rows.loc[refine.keyed("file", f"Roe_Jane/{n}.png")] for n in ("one", "two"))
+    assert one["age"] == 40.0 and one["sex"] == "female"
+    assert np.isnan(two["age"]) and pd.isna(two["sex"])
+    named = rows.loc[refine.keyed("file", "named.png")]
+    assert (named["format"], named["mode"], named["width"], named["height"]) == ("WEBP", "RGB", 96, 96)
+    assert named["file_bytes"] == (raw / "named.png").stat().st_size
+    assert decode_all(table["image"]).shape == (len(table), PARAMS.size, PARAMS.size, 3)
+
+
+def test_hugging_face_datasets_opens_the_table(refined: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    opened = datasets.load_dataset("parquet", data_files=str(refined / "*.parquet"), split="train", cache_dir=str(tmp_path))
+    assert len(opened) == len(read_table(refined)) and opened[0]["image"].size == (PARAMS.size, PARAMS.size)
+
+
+def test_same_bytes_again_with_another_number_of_processes(raw: Path, refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_refine(monkeypatch, tmp_path, raw, tmp_path / "again", threads=1)
+    names = sorted(path.name for path in refined.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for name in names:
+        assert (refined / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_rows_without_a_file_are_counted(refined: Path) -> None:
+    assert '"table_rows_without_file": 1' in (refined / "refined.json").read_text()
+
+
+def test_a_folder_gives_the_label_where_the_card_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k, name in enumerate(("A/1.png", "x/B/2.png", "3.png", "C/4.png")):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / name).write_bytes(encoded(blobs(k)))
+    card = CARD | {"layout": {"kind": "folders", "labels": {"A": "a", "B": "b"}}, "attributes": {}}
+    run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", card)
+    assert sorted(read_table(tmp_path / "out")["label"]) == ["a", "b"]
+    assert quarantine(tmp_path / "out") == {"3.png": "lies in no class folder", "C/4.png": "label 'C' is not in the card"}
+
+
+def test_the_table_may_lie_deeper_and_name_files_without_folder_or_suffix(tmp_path: Path) -> None:
+    (tmp_path / "set/part_1").mkdir(parents=True)
+    (tmp_path / "set/part_1/ISIC_1.jpg").write_bytes(b"")
+    (tmp_path / "set/part_1/ISIC_2.jpg").write_bytes(b"")
+    (tmp_path / "set/part_2").mkdir()
+    (tmp_path / "set/part_2/ISIC_2.jpg").write_bytes(b"")
+    (tmp_path / "set/meta.csv").write_text("image,dx,patient,split,years,sex\nISIC_1,A,p,train,3,f\nISIC_2,A,p,test,3,f\n")
+    layout = CARD["layout"] | {"suffix": ".jpg", "split": "split"}
+    listing = read_listing(Card.model_validate(CARD | {"layout": layout}), tmp_path, list_files(tmp_path))
+    assert listing.rows[["file", "label", "split"]].values.tolist() == [["set/part_1/ISIC_1.jpg", "a", "train"]]
+    assert listing.without_file == 1  # ISIC_2 is the name of two files: which one is meant is not guessed
+    assert len(listing.refused) == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [("image,dx\nx.png,A\n", "no column.*patient"), (None, "not there"), ("\xff\xfe", "cannot be read")],
+)
+def test_a_table_that_does_not_fit_the_card_stops_with_its_columns(tmp_path: Path, table: str | None, told: str) -> None:
+    if table is not None:
+        (tmp_path / "meta.csv").write_bytes(table.encode("latin-1"))
+    with pytest.raises(UserError, match=told):
+        read_listing(Card.model_validate(CARD), tmp_path, list_files(tmp_path))
+
+
+def test_a_missing_folder_and_one_with_nothing_usable_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        run_refine(monkeypatch, tmp_path, tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/meta.csv").write_text("image,dx,patient,years,sex\n")
+    with pytest.raises(UserError, match="none of the 1 file"):
+        run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out")
+    assert len(quarantine(tmp_path / "out")) == 1
+
+
+def test_alike_by_nature_stops_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw/A").mkdir(parents=True)
+    (tmp_path / "raw/B").mkdir()
+    for k in range(12):
+        noisy = np.clip(blobs(0).astype(int) + rng.integers(-3, 4, (96, 96, 3)), 0, 255).astype(np.uint8)
+        (tmp_path / f"raw/A/{k}.png").write_bytes(encoded(noisy))
+    card = CARD | {"layout": {"kind": "folders", "labels": {"A": "a", "B": "b"}}, "attributes": {}}
+    with pytest.raises(UserError, match=r"12 of 12 images into one cluster.*raise refine\.correlation"):
+        run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", card)
+    run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", card, max_cluster_share=1.0)
+    assert read_table(tmp_path / "out")["group"].nunique() == 1
+
+
+def test_pictures_of_one_patient_may_be_as_alike_as_they_like() -> None:
+    pairs = np.array([[i, j] for i in range(30) for j in range(i + 1, 30)])
+    refine.refuse_large_cluster(pd.Series(["one"] * 30), pairs, 0.01)
+    with pytest.raises(UserError):
+        refine.refuse_large_cluster(pd.Series([str(i) for i in range(30)]), pairs, 0.01)
+
+
+def test_exif_orientation_is_applied_and_dropped() -> None:
+    picture = Image.fromarray(np.vstack([blobs(1)[:40], np.zeros((40, 96, 3), np.uint8)]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    upright = decode(encoded(picture, "PNG", exif=exif)).picture
+    assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(picture), -1))
+    assert (upright.width, upright.height) == (80, 96)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_many_bits_are_windowed_not_clipped_to_white(mode: str) -> None:
+    ramp = np.tile(np.linspace(1000, 4000, 64), (64, 1))
+    data = encoded(ramp.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]), "TIFF")
+    pixels = np.asarray(decode(data).picture)[..., 0]
+    assert pixels.min() == 0 and pixels.max() == 255 and abs(float(pixels.mean()) - 127.5) < 2
+    assert (np.diff(pixels[0].astype(int)) >= 0).all() and (pixels == 255).mean() < 0.05
+
+
+def test_transparency_lies_over_black_in_every_mode() -> None:
+    clear = np.dstack([blobs(1), np.zeros((96, 96), np.uint8)])
+    clear[:48, :, 3] = 255
+    grey = Image.fromarray(clear).convert("LA")
+    palette = Image.fromarray(np.arange(96 * 96, dtype=np.uint8).reshape(96, 96) % 4, "P")
+    palette.putpalette([255, 255, 255, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    for data in (encoded(clear), encoded(grey)):
+        pixels = np.asarray(decode(data).picture)
+        assert (pixels[48:] == 0).all() and (pixels[:48] > 0).any()
+    shown = np.asarray(decode(encoded(palette, transparency=0)).picture)
+    assert (shown[:, ::4] == 0).all() and (shown[:, 1::4] == [200, 0, 0]).all()
+
+
+def test_decode_tells_what_is_wrong() -> None:
+    for data, told in ((b"", "empty file"), (b"GIF89a", "broken|not an image"), (bomb(), "pixels when unpacked")):
+        with pytest.raises(Refused, match=told):
+            decode(data)
+    nothing = np.full((20, 20), np.nan, np.float32)
+    for data in (encoded(np.zeros((20, 20), np.uint8)), encoded(blobs(1, 9)), encoded(nothing, "TIFF")):
+        with pytest.raises(Unusable):
+            decode(data)
+
+
+@given(arrays(np.float32, (17, 16), elements=st.floats(width=32)))
+def test_window_takes_any_numbers(values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).any():
+        with pytest.raises(Unusable):
+            window(values)
+        return
+    out = window(values)
+    assert out.dtype == np.uint8 and out.shape == values.shape
+    finite = np.isfinite(values)
+    order = np.argsort(values[finite], kind="stable")
+    assert (np.diff(out[finite][order].astype(int)) >= 0).all()
+
+
+@settings(deadline=None)
+@given(st.integers(16, 200), st.integers(16, 200), st.integers(8, 80))
+def test_square_crops_the_centre_and_never_pads(width: int, height: int, size: int) -> None:
+    picture = Image.new("RGB", (width, height), (200, 100, 50))
+    assert set(square(picture, size).getdata()) == {(200, 100, 50)}
+    marked = np.zeros((height, width, 3), np.uint8)
+    side = min(width, height)
+    top, left = (height - side) // 2, (width - side) // 2
+    marked[top : top + side, left : left + side] = 255
+    assert np.asarray(square(Image.fromarray(marked), size)).min() == 255
+
+
+def test_near_pairs_finds_turned_and_mirrored_copies_and_nothing_else() -> None:
+    pictures = [blobs(k) for k in range(20)]
+    rng = np.random.default_rng(0)
+    for turns in range(4):
+        noisy = np.clip(pictures[0].astype(int) + rng.integers(-4, 5, pictures[0].shape), 0, 255).astype(np.uint8)
+        pictures += [np.rot90(noisy, turns), np.rot90(noisy, turns)[:, ::-1]]
+    hashes, thumbs = zip(*(fingerprint(Image.fromarray(np.ascontiguousarray(p))) for p in pictures), strict=True)
+    pairs = near_pairs(np.stack(hashes), np.stack(thumbs), 6, 0.97)
+    copies = [0, *range(20, 28)]
+    assert {tuple(p) for p in pairs.tolist()} == {(i, j) for i in copies for j in copies if i < j}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32), st.integers(2, 600), st.integers(0, 12), st.floats(-1, 1))
+def test_near_pairs_agrees_with_comparing_one_by_one(seed: int, count: int, distance: int, correlation: float) -> None:
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, 6, dtype=np.uint64)[rng.integers(0, 6, count)][:, None] ^ (
+        np.uint64(1) << rng.integers(0, 9, (count, 8), dtype=np.uint64)
+    )
+    thumbs = rng.integers(0, 256, (count, 4, 4), dtype=np.uint8)
+    found = {tuple(p) for p in near_pairs(hashes, thumbs, distance, correlation).tolist()}
+    for i, j in rng.integers(0, count, (50, 2)):
+        i, j = sorted((int(i), int(j)))
+        turned = [np.rot90(thumbs[j], k) for k in range(4)]
+        turned += [t[:, ::-1] for t in turned]
+        close = [int(hashes[i, 0] ^ hashes[j, k]).bit_count() <= distance for k in range(8)]
+        alike = [np.corrcoef(thumbs[i].ravel(), t.ravel())[0, 1] for t in turned]
+        if any(abs(a - correlation) < 1e-5 for a in alike):
+            continue
+        expected = i < j and any(c and a >= correlation for c, a in zip(close, alike, strict=True))
+        assert ((i, j) in found) == expected
+
+
+@given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40))))
+def test_merged_groups_are_the_connected_ones(case: tuple[int, list[tuple[int, int]]]) -> None:
+    count, links = case
+    groups = pd.Series([f"g{i % 7}" for i in range(count)])
+    merged = refine.merge_groups(groups, np.array(links, np.int64).reshape(-1, 2))
+    assert all(merged[i] == merged[j] for i, j in links)
+    assert all(merged[i] == merged[j] for i in range(count) for j in range(count) if groups[i] == groups[j])
+    named = {g: int(g[1:]) for g in set(groups)}
+    joined = components(7, np.array([(named[groups[i]], named[groups[j]]) for i, j in links], np.int64).reshape(-1, 2))
+    assert len(set(merged)) == len({joined[k] for k in named.values()})
+
+
+@pytest.mark.parametrize("card", sorted((ROOT / "data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_cards_are_valid_and_name_every_key_that_the_graph_reads(card: Path) -> None:
+    assert read_card(card).name == card.stem
+    keys = set(yaml.safe_load(card.read_text()))
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
+        for entry in stage.get("params", []):
+            if isinstance(entry, dict):
+                wanted = {str(key).split(".")[0] for key in entry.get("data/${dataset}.yaml", [])}
+                assert wanted <= keys, "DVC stops at a missing key, even where the card has a default"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_odd_and_hostile_files_all_end_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(SHARED / "odd_images.tar") as tar:
+        tar.extractall(tmp_path / "all", filter="data")
+    (tmp_path / "raw/A").mkdir(parents=True)
+    for k, path in enumerate(sorted(p for p in (tmp_path / "all").rglob("*") if p.is_file())):
+        shutil.copy(path, tmp_path / f"raw/A/{k:03d}{path.suffix}")
+    card = CARD | {"layout": {"kind": "folders", "labels": {"A": "a", "B": "b"}}, "attributes": {}}
+    run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", card, threads=2, max_cluster_share=1.0)
+    table, left_out = read_table(tmp_path / "out"), quarantine(tmp_path / "out")
+    assert len(table) + len(left_out) == len(list_files(tmp_path / "raw")) == 516
+    assert len(table) > 150
+    assert not any("0x" in reason for reason in left_out.values())
