@@ -109,7 +109,7 @@ def test_an_image_from_a_lesion_is_judged_by_the_fold_that_never_saw_it(copy: Pa
     run(copy, monkeypatch)
     fold = {f"img{i}": i // 2 for i in range(6)}
     assert judge.folds == [fold.get(source, -1) for source in read_table(copy / "synthetic")["source"]]
-    assert sorted(judge.folds)[:4] == [-1, -1, -1, 0]
+    assert judge.folds.count(-1) == 3
 
 
 # --- laws
