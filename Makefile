@@ -2,6 +2,8 @@
 PYTHON ?=#     the interpreter to build .venv with (default: python3)
 PRESET ?=#     a file of presets/, without .yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Without cached bytecode each of the twenty-odd processes of a run would compile torch anew, for ten seconds.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test app lint bench lock
 
