@@ -1,0 +1,169 @@
+"""The data report: true counts, and warnings that appear when something is wrong and only then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from stages import data_report
+from stages.dataset.card import Card
+from stages.dataset.table import encode_png, write_table
+from stages.runtime.files import write_json
+from stages.runtime.params import read_params
+
+ROOT = Path(__file__).parents[1]
+CARD: dict[str, Any] = {
+    "name": "toy", "title": "Toy", "licence": "none", "citation": "none", "modality": "drawing",
+    "layout": {"kind": "csv", "table": "m.csv", "file": "f", "label": "l", "group": "g", "labels": {"df": "df", "nv": "nv", "mel": "mel"}},
+    "attributes": {"age": "a", "sex": "s"},
+    "classes": {"df": {"title": "dermatofibroma", "prompts": ["x"]}, "nv": {"title": "nevus", "normal": True, "prompts": ["x"]},
+                "mel": {"title": "melanoma", "prompts": ["x"]}},
+    "risk": {"low": 0.1, "high": 0.5},
+}  # fmt: skip
+
+
+def pictures(labels: list[str], shortcut: bool, seed: int = 0) -> list[bytes]:
+    """Noise of a random border brightness; with `shortcut` the border of df and mel is bright, that of nv dark."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for label in labels:
+        image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        level = int(rng.integers(60, 190))
+        if shortcut:
+            level = 20 if label == "nv" else 230
+        ring = np.ones((32, 32), bool)
+        ring[2:-2, 2:-2] = False
+        image[ring] = level + rng.integers(0, 10)
+        images.append(encode_png(image))
+    return images
+
+
+def toy(shortcut: bool = False) -> pd.DataFrame:
+    """60 images a class, two a group; 20 groups of each class in train, 5 in cal, 5 in test."""
+    labels = [label for label in ("df", "mel", "nv") for _ in range(60)]
+    table = pd.DataFrame({"image": pictures(labels, shortcut), "id": [f"{k:016x}" for k in range(180)], "label": labels})
+    table["group"] = [f"g{k // 2:03d}" for k in range(180)]
+    table["split"] = [("train", "train", "train", "train", "cal", "test")[k % 60 // 10] for k in range(180)]
+    table["age"] = [float("nan") if k % 6 == 0 else 40.0 + k % 5 for k in range(180)]
+    table["sex"] = ["female" if k % 3 else None for k in range(180)]
+    return table.assign(width=40, height=[32 + k % 2 for k in range(180)], mode="RGB", format="PNG", file_bytes=1000)
+
+
+def facts_of(
+    table: pd.DataFrame, card: dict[str, Any] = CARD, pairs: list[list[str]] | None = None, reasons: list[str] | None = None
+) -> dict[str, Any]:
+    quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
+    params = read_params(ROOT / "params.yaml").model_copy(update={"rare": ["df"]})
+    refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0}
+    return data_report.make_facts(Card.model_validate(card), params, table, quarantine, refined)
+
+
+def test_counts_per_class_and_part_are_true() -> None:
+    facts = facts_of(toy())
+    assert facts["classes"]["nv"] == {"train": {"images": 40, "groups": 20}, "cal": {"images": 10, "groups": 5}, "test": {"images": 10, "groups": 5}}
+    assert facts["images"] == 180
+    assert facts["groups"] == {"count": 90, "images_a_group": {"2": 90}, "several_labels": 0}
+    assert facts["attributes"]["age"]["missing"] == 30 and facts["attributes"]["age"]["max"] == 44
+    assert facts["attributes"]["sex"] == {"known": 120, "missing": 60, "values": {"female": 120}}
+    assert facts["originals"]["sizes"] == {"40x32": 90, "40x33": 90}
+    assert facts["originals"]["kinds"]["df"] == {"PNG RGB": 60}
+    json.dumps(facts, allow_nan=False)
+
+
+def test_quarantine_is_counted_per_reason_without_the_other_file() -> None:
+    reasons = ["exact duplicate of 00ff", "exact duplicate of 11aa", "empty file", "exact duplicates under different labels: a, b"]
+    expected = {"exact duplicate": 2, "empty file": 1, "exact duplicates under different labels: a, b": 1}
+    assert facts_of(toy(), reasons=reasons)["quarantine"] == expected
+
+
+def test_a_planted_border_is_found_and_said() -> None:
+    facts = facts_of(toy(shortcut=True))
+    probe = facts["shortcut"]["df"]
+    assert probe["auc"] > 0.99 and probe["against"] == "nv" and (probe["n"], probe["n_positive"]) == (80, 40)
+    assert any("without seeing the disease" in text and "AUC" in text and "df" in text for text in facts["warnings"])
+
+
+def test_no_planted_border_no_warning() -> None:
+    facts = facts_of(toy())
+    assert facts["shortcut"]["df"]["auc"] < 0.75
+    assert not any("without seeing" in text for text in facts["warnings"])
+
+
+def test_the_probe_looks_at_training_images_only() -> None:
+    table = toy()
+    sealed = table["split"] != "train"
+    swapped = table.copy()
+    swapped.loc[sealed, "image"] = pd.Series(pictures(list(table["label"]), shortcut=True), index=table.index)[sealed]
+    assert facts_of(swapped)["shortcut"] == facts_of(table)["shortcut"]
+
+
+def test_too_few_groups_give_no_number() -> None:
+    table = toy(shortcut=True)
+    few = table[(table["label"] != "df") | (table["group"] < "g009")]
+    facts = facts_of(few)
+    assert facts["shortcut"]["df"]["auc"] is None
+    assert "too few" in data_report.describe(facts, ["df"])
+
+
+def test_border_brightness_reads_the_border_alone() -> None:
+    images: NDArray[np.uint8] = np.zeros((2, 64, 64, 3), np.uint8)
+    images[0, 4:-4, 4:-4] = 255
+    images[1] = 255
+    assert np.allclose(data_report.border_brightness(images), [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t[(t["label"] != "mel") | (t["split"] != "cal")], "cal holds 0 lesion"),
+        (lambda t: t.assign(group=t["group"].replace({"g030": "g000"})), "1 group.s. hold images of more than one class"),
+    ],
+)
+def test_what_is_wrong_is_said(change: Any, told: str) -> None:
+    said = pd.Series(facts_of(change(toy()))["warnings"])
+    assert said.str.contains(told).any(), said.tolist()
+
+
+def test_missing_groups_disagreeing_copies_and_rows_without_a_file_are_said() -> None:
+    layout = CARD["layout"] | {"group": None}
+    table = toy()
+    facts = facts_of(table, CARD | {"layout": layout}, pairs=[[table["id"][0], table["id"][1]], [table["id"][0], table["id"][70]]])
+    assert any("no patient or lesion ids" in text for text in facts["warnings"])
+    assert facts["near_duplicates"] == {"pairs": 2, "labels_disagree": [[table["id"][0], table["id"][70], "df", "mel"]]}
+    assert any("1 pair(s) of near-duplicates have different labels" in text for text in facts["warnings"])
+
+
+def test_enough_of_everything_leaves_no_warning() -> None:
+    table = toy()
+    more = table[table["split"] == "cal"]
+    extra = pd.concat([more.assign(id=more["id"] + str(k), group=more["group"] + str(k)) for k in range(4)])
+    assert facts_of(pd.concat([table, extra], ignore_index=True))["warnings"] == []
+
+
+def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = toy(shortcut=True)
+    write_table(tmp_path / "refined/part-000.parquet", table.drop(columns="split"))
+    pd.DataFrame({"file": ["m.csv"], "reason": ["a table"]}).to_csv(tmp_path / "refined/quarantine.csv", index=False)
+    write_json(tmp_path / "refined/refined.json", {"near_duplicates": [], "table_rows_without_file": 2})
+    listed = table[["id", "label", "group", "split"]].assign(fold=np.where(table["split"] == "train", "0", ""))
+    listed[listed["group"] != "g089"].to_csv(tmp_path / "split.csv", index=False)
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | {"phantom": True}))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text()) | {"rare": ["df"]}))
+    monkeypatch.chdir(tmp_path)
+    written = []
+    for name in ("one", "two"):
+        monkeypatch.setattr("sys.argv", ["data_report", "card.yaml", "refined", "split.csv", name])
+        data_report.main()
+        written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
+    assert written[0] == written[1] and set(written[0]) == {"data.json", "data.md", "data.png"}
+    text = written[0]["data.md"].decode()
+    assert "drawings, not patients" in text and "df (rare)" in text and "without seeing the disease" in text
+    assert json.loads(written[0]["data.json"])["classes"]["nv"]["left out"] == {"images": 2, "groups": 1}
+    assert any("2 row(s) of the metadata table have no file" in w for w in json.loads(written[0]["data.json"])["warnings"])
