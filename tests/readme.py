@@ -39,8 +39,9 @@ def filled(text: str, parts: dict[str, str]) -> str:
     """README text with each marked part replaced."""
     for name, part in parts.items():
         pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        assert pattern.search(text), f"README.md has no part {name}"
-        text = pattern.sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+        found = pattern.search(text)
+        assert found, f"README.md has no part {name}"
+        text = f"{text[: found.end(1)]}{part}\n{text[found.start(2) :]}"
     return text
 
 

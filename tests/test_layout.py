@@ -139,7 +139,7 @@ def test_no_file_holds(what: str) -> None:
 def test_the_lock_names_no_index_and_pins_every_requirement_by_hash() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert not re.search(FORBIDDEN["the address of a package index"], lock)
-    pins = {}
+    pins: dict[str, list[str]] = {}
     for block in re.split(r"\n(?=[A-Za-z0-9])", lock):
         requirement = Requirement(block.split(" \\")[0].split("\n")[0])
         assert "--hash=sha256:" in block, requirement

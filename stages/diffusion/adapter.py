@@ -62,9 +62,7 @@ def add_lora(unet: Any, rank: int, alpha: float, targets: Sequence[str], seed: i
     names = [name for name, _ in unet.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(
-                f"params.yaml: lora_train.targets: {target!r} names no layer of the base's UNet; some are to_q, to_v, to_out.0, conv1"
-            )
+            raise UserError(f"params.yaml: lora_train.targets: {target!r} names no layer of the base's UNet; some are to_q, to_v, to_out.0, conv1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)))
