@@ -12,7 +12,7 @@ from stages.classifier.calibration import conformal_quantiles, conformal_set, di
 
 def test_softmax_is_a_distribution_and_does_not_overflow() -> None:
     p = softmax(np.array([[1000.0, 0.0], [0.0, 0.0]]), 2.0)
-    np.testing.assert_allclose(p, [[1, 0], [0.5, 0.5]], atol=1e-12)
+    np.testing.assert_allclose(p, np.array([[1, 0], [0.5, 0.5]]), atol=1e-12)
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])

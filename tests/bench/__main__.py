@@ -46,9 +46,9 @@ def cpu_capability(rounds: int = 3) -> list[Row]:
                 found.setdefault(name, {}).setdefault(native, []).append(seconds)
     rows = []
     for name, times in found.items():
-        fixed, native = median(times["0"]), median(times["1"])
+        fixed_s, native_s = median(times["0"]), median(times["1"])
         rows.append(
-            [f"{name}, fixed CPU capability", f"{fixed * 1000:.1f} ms", f"native: {native * 1000:.1f} ms", f"{fixed / native:.2f}", "reported"]
+            [f"{name}, fixed CPU capability", f"{fixed_s * 1000:.1f} ms", f"native: {native_s * 1000:.1f} ms", f"{fixed_s / native_s:.2f}", "reported"]
         )
     return rows
 
