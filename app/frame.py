@@ -72,6 +72,11 @@ def notice(choice: Choice) -> None:
     st.bottom.markdown(f":material/info: **{text}**")
 
 
+def small(text: str) -> None:
+    """Small print at full contrast (st.caption is grey)."""
+    st.markdown(f":small[{text}]")
+
+
 def phantom_warning(choice: Choice) -> None:
     """Stands above every result of a model that has seen drawings only."""
     if choice.card.phantom:

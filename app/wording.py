@@ -68,9 +68,13 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def frequency(p: float, title: str) -> str:
-    """What a calibrated probability says."""
-    return f"Of 1,000 images like this, **{of_1000(p).removesuffix(' of 1,000')}** show {title}."
+def frequency(p: float, title: str, low: float, high: float, models: int) -> str:
+    """What a calibrated probability says, with the range over the ensemble."""
+    text = f"Of 1,000 images like this, **{of_1000(p).removesuffix(' of 1,000')}** show {title}."
+    if models == 1:
+        return text
+    told = span(low, high)
+    return f"{text} The {models} models {f'say {told}' if ' to ' in told else 'agree'}."
 
 
 def basis(limits: Mapping[str, float]) -> str:
@@ -110,10 +114,10 @@ def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: 
     if image is None:
         rows.append(("The image", "unchanged", "", "the calibration set has too few lesions to say what an image is worth"))
     else:
-        source = f"this model on its calibration set, {n_positive:,} lesions with the disease"
+        source = f"this model, {n_positive:,} calibration lesions with it"
         if image.raw != image.value:
             source += "; limited to what they support"
-        rows.append(("The image", times(image.value), f"at most {image.low:.3g} to {image.high:,.0f}", source))
+        rows.append(("The image", times(image.value), f"not known; kept within {image.low:.2g} and {image.high:,.0f}", source))
     return rows
 
 

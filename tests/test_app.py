@@ -151,11 +151,18 @@ def test_broken_params_are_one_line(broken: Path, monkeypatch: pytest.MonkeyPatc
 def test_compare_shows_the_verdict_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = open_page(root, monkeypatch, "compare")
     assert not page.exception and not page.error
+    assert len(page.warning) == 1  # the drawings; none about the lock
     assert page.header[0].value == "Verdict"
     assert page.dataframe[0].value.index.tolist() == ["combined", "real"]
     assert page.dataframe[0].value["rare f1"].tolist() == pytest.approx([0.58, 0.55])
     said = words(page)
     assert "No evidence that synthesis helps." in said and wording.PHANTOM in said and wording.NOTICE in said
+
+
+def test_compare_says_when_a_report_was_changed(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(broken / "reports/phantom/metrics/real.json", {"rare_f1": 0.99})
+    page = open_page(broken, monkeypatch, "compare")
+    assert not page.exception and "reports/phantom/metrics" in page.warning[1].value and "make reproduce" in page.warning[1].value
 
 
 def test_compare_says_what_is_missing(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,8 @@ import io
 import shutil
 from pathlib import Path
 
-import timm
-import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 
 from app.artifacts import dvc_hash
 from stages.imaging.phantoms import CLASSES, RARE, draw_lesion, render, rng_for
@@ -32,12 +29,16 @@ def phantom_png(label: str = "df", size: int = SIZE) -> bytes:
 
 def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom", n_cal: int = 50) -> None:
     """An untrained two-seed model in the format of `stages.train`; `n_cal` lesions a class in its calibration set."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True)
     weights = {}
     for seed in (1, 2):
         torch.manual_seed(seed)
         model = timm.create_model(BACKBONE, num_classes=len(CLASSES))
-        torch.nn.init.normal_(model.get_classifier().weight, std=0.3)  # so that classes differ
+        torch.nn.init.normal_(model.get_classifier().bias, std=1.5)  # so that classes and seeds differ
         file = f"seed{seed}.safetensors"
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / file)
         weights[str(seed)] = {"file": file, "sha256": sha256(folder / file)}
@@ -87,7 +88,7 @@ def write_lock(root: Path, path: str, *outs: str) -> None:
     write_text(root / path, yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
 
-def build(root: Path, reports: bool = True) -> Path:
+def build(root: Path) -> Path:
     """The whole repository in small under `root`: data set phantom (the default) and a preset's data set, smoke."""
     (root / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(REPOSITORY / "params.yaml", root)
@@ -96,8 +97,8 @@ def build(root: Path, reports: bool = True) -> Path:
     write_text(root / "data" / "smoke.yaml", yaml.safe_dump(card | {"name": "smoke"}))
     for name, regime in (("phantom", "combined"), ("phantom", "real"), ("smoke", "combined")):
         write_model(root / "models" / name / regime, regime, name)
-    write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real")
+    write_reports(root / "reports" / "phantom")
+    outs = [f"reports/phantom/{name}" for name in ("metrics", "figures", "verdict.md", "verdict.json")]
+    write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real", *outs)
     write_lock(root, "reports/smoke/dvc.lock", "models/smoke/combined")
-    if reports:
-        write_reports(root / "reports" / "phantom")
     return root

@@ -27,7 +27,7 @@ def show(choice: frame.Choice) -> None:
     """The whole view."""
     place = choice.place
     st.title("Did synthesis help?")
-    st.caption(f"{choice.card.title}.")
+    frame.small(f"{choice.card.title}.")
     frame.phantom_warning(choice)
     verdict, metrics, figures = place.reports / "verdict.md", place.reports / "metrics", place.reports / "figures"
     contact = place.reports / "plots" / "contact.png"
@@ -79,11 +79,13 @@ def show_table(folder: Path) -> None:
     st.header("The regimes")
     metrics = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     table = pd.DataFrame.from_dict(metrics, orient="index")
-    table = table.sort_values("rare_f1", ascending=False) if "rare_f1" in table else table
-    table.insert(0, "trained on", [WHAT.get(name, "") for name in table.index])
-    table.columns = [str(c).replace("_", " ") for c in table.columns]
-    st.dataframe(table, column_config={c: st.column_config.NumberColumn(format="%.3f") for c in table.columns[1:]}, alt="Scores of every regime")
-    st.caption("Means over seeds, on the sealed test images. Higher is better; for ece and other errors lower is. Intervals stand in the figures.")
+    first = [name for name in ("rare_f1", "rare_ap") if name in table]
+    table = table[[*first, *table.columns.difference(first)]].sort_values(first, ascending=False)
+    table.columns = [name.replace("_", " ") for name in table.columns]
+    numbers = {name: st.column_config.NumberColumn(format="%.3f") for name in table.columns}
+    table["trained on"] = [WHAT.get(name, "") for name in table.index]
+    st.dataframe(table, column_config=numbers, alt="Scores of every regime")
+    frame.small("Means over seeds, on the sealed test images. Higher is better; for ece and other errors lower is. Intervals stand in the figures.")
 
 
 show(frame.chosen())

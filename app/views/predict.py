@@ -20,7 +20,7 @@ SHOWN = 400  # px of the picture on the page
 def show(choice: frame.Choice) -> None:
     """The whole view."""
     st.title("Read an image")
-    st.caption(f"{choice.card.title}. Model: {frame.describe(choice.regime)}.")
+    frame.small(f"{choice.card.title}. Model: {frame.describe(choice.regime)}.")
     content = frame.check(choice)
     uploaded = st.file_uploader(
         f"Image ({choice.card.modality})", type=TYPES, help="It is read in memory and forgotten when you leave: nothing is written to disk."
@@ -60,14 +60,14 @@ def show_result(choice: frame.Choice, picture: Image.Image, result: Result, info
     ranked = sorted(result.probabilities, key=lambda name: -result.probabilities[name])
     rows = [(titles[n].capitalize(), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
     st.table(pd.DataFrame(rows, columns=["Diagnosis", "Of 1,000 images like this", f"Range over {len(info['seeds'])} models"]), hide_index=True)
-    st.caption(
+    frame.small(
         "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set. "
         "The model is a team trained from different seeds; a wide range means that they disagree."
     )
     st.subheader("Diagnoses it cannot exclude")
     for coverage, names in result.conformal.items():
         st.markdown(wording.conformal(coverage, names, titles))
-    st.caption(
+    frame.small(
         "Such a list names the true diagnosis in that share of patients on average, whatever the diagnosis, "
         "for patients like those in the calibration set. It promises nothing for others."
     )
@@ -77,11 +77,9 @@ def show_presence(title: str, disease: str, answer: Any, result: Result, info: d
     """Present, not present or cannot say, with the frequency behind it and the lesions its threshold stands on."""
     word, icon, colour = wording.PRESENCE[answer]
     with st.container(border=True):
-        st.subheader(title.capitalize())
-        st.badge(word, icon=icon, color=colour)
-        low, high = result.spread[disease]
-        st.markdown(f"{wording.frequency(result.probabilities[disease], title)} The models range from {wording.span(low, high)}.")
-        st.caption(wording.basis(info["thresholds"][disease]))
+        st.subheader(f"{title.capitalize()}: :{colour}[{icon} {word}]", anchor=False)
+        st.markdown(wording.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"])))
+        frame.small(wording.basis(info["thresholds"][disease]))
 
 
 def show_risk(choice: frame.Choice, result: Result, info: dict[str, Any], digest: str) -> None:
@@ -97,7 +95,7 @@ def show_risk(choice: frame.Choice, result: Result, info: dict[str, Any], digest
             answers[key] = "yes" if said == "yes" else "no"
     for disease in result.present:
         show_disease_risk(choice, disease, result.probabilities[disease], answers, info)
-    st.caption(wording.INDEPENDENCE)
+    frame.small(wording.INDEPENDENCE)
 
 
 def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dict[str, risk.Answer], info: dict[str, Any]) -> None:
@@ -106,7 +104,7 @@ def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dic
     image = risk.image_ratio(p, info["prior_cal"][disease], n_cal[disease], sum(n_cal.values()) - n_cal[disease])
     default, origin = risk.default_prior(card.risk, disease, info["prior_cal"])
     with st.container(border=True):
-        st.subheader(title.capitalize())
+        heading = st.empty()  # the level is known once the prior is
         percent = st.number_input(
             f"How many of 100 such patients have {title}, before answers and image",
             min_value=0.01,
@@ -119,11 +117,11 @@ def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dic
         found = risk.findings(disease, card.symptoms, answers)
         result = risk.assess(percent / 100, found, image, card.risk)
         word, icon, colour = wording.LEVEL[result.level]
-        st.badge(word, icon=icon, color=colour)
+        heading.subheader(f"{title.capitalize()}: :{colour}[{icon} {word}]", anchor=False)
         steps = [("Before", result.prior), ("After the answers", result.after_symptoms), ("After the image", result.after_image)]
         rows = [(name, wording.percent(value), wording.of_1000(value)) for name, value in steps]
         st.table(pd.DataFrame(rows, columns=["Step", "Chance", "Of 1,000 such patients"]), hide_index=True)
-        st.caption(f"Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
+        frame.small(f"Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
         st.table(
             pd.DataFrame(wording.evidence(found, image, n_cal[disease]), columns=["Evidence", "Multiplies the odds by", "Interval", "Source"]),
             hide_index=True,
@@ -148,7 +146,7 @@ def show_hashes(choice: frame.Choice, info: dict[str, Any], content: str, image:
     """Which model and which data gave the result."""
     st.header("Where this comes from")
     lock = choice.place.lock.relative_to(choice.place.root).as_posix()
-    st.caption(f"The model is the one that {lock} records; it was compared when it was loaded.")
+    frame.small(f"The model is the one that {lock} records; it was compared when it was loaded.")
     hashes = {
         "model (md5)": content,
         "split (sha256)": info["split_sha256"],
