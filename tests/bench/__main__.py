@@ -48,7 +48,13 @@ def cpu_capability(rounds: int = 3) -> list[Row]:
     for name, times in found.items():
         fixed_s, native_s = median(times["0"]), median(times["1"])
         rows.append(
-            [f"{name}, fixed CPU capability", f"{fixed_s * 1000:.1f} ms", f"native: {native_s * 1000:.1f} ms", f"{fixed_s / native_s:.2f}", "reported"]
+            [
+                f"{name}, fixed CPU capability",
+                f"{fixed_s * 1000:.1f} ms",
+                f"native: {native_s * 1000:.1f} ms",
+                f"{fixed_s / native_s:.2f}",
+                "reported",
+            ]
         )
     return rows
 
