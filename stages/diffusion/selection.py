@@ -78,7 +78,7 @@ def fill(
     """Draw `pool` slots; a rejected slot is drawn again, up to `max_attempts` times in all. Every attempt, by slot and attempt.
 
     `plan(slot, attempt)` says what to draw, `draw` gives images (N, S, S, 3) in 0..1, `judge` their class probabilities (N, C).
-    Accepted: class `wanted` is the most probable one, with at least `accept` (0 leaves the judge out); the thumb is `min_distance` or more away from
+    Accepted: the judge gives class `wanted` at least `accept` (0 leaves the judge out); the thumb is `min_distance` or more away from
     every image of `train` (its source too) and from every accepted one. All open slots are drawn before any is drawn again,
     and decided in order of slots, so that the result does not depend on how the drawing is batched.
     """
@@ -108,7 +108,7 @@ def fill(
                 reason = MEMORISED
             elif float(nearest(own, taken)[0]) < min_distance:
                 reason = DUPLICATE
-            elif accept > 0 and not (p.argmax() == wanted and p[wanted] >= accept):
+            elif p[wanted] < accept:
                 reason = JUDGE
             else:
                 reason = ""
