@@ -112,7 +112,7 @@ def test_a_script_opens_with_its_usage_and_ends_in_run_main(script: str) -> None
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_files_stay_short(name: str) -> None:
-    assert len((ROOT / name).read_text().splitlines()) <= 400
+    assert len((ROOT / name).read_text().splitlines()) <= 450
 
 
 #: Pieces are joined here, so that this file does not hold what it forbids.
