@@ -27,7 +27,7 @@ from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_table
 from stages.metrics import curves, report
-from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, flat, over_seeds, per_class, scores, subgroups
+from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, scores, subgroups
 from stages.metrics.intervals import bootstrap, interval
 from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
 from stages.metrics.verdict import AA, CONTROLS, SCORES, WHAT, decide, statement
@@ -108,7 +108,7 @@ def assess(
     name: str, members: Floats, truth: Truth, boots: Mapping[str, Floats], attributes: pd.DataFrame, info: dict[str, Any], synthetic: pd.DataFrame
 ) -> tuple[dict[str, float | int], dict[str, Any]]:  # fmt: skip
     """What metrics/ and detail/ say of regime `name`, from its probabilities (S, N, C), bootstrap distributions and record `info` (model.json)."""
-    metrics, ensemble = flat(members, truth), members.mean(0)
+    (metrics, std), ensemble = over_seeds(members, truth), members.mean(0)
     lesion, by_lesion = truth.by_lesion(ensemble)
     classes = per_class(members, truth)
     intervals = {score: with_interval(metrics[score], boots[score].mean(1)) for score in SCORES}
@@ -121,7 +121,7 @@ def assess(
         "what": WHAT[name],
         "seeds": info["seeds"],
         "n": {"images": len(truth.labels), "lesions": int(truth.n_lesions.sum())},
-        "std_over_seeds": over_seeds(members, truth)[1],
+        "std_over_seeds": std,
         "ensemble": {k: round(v, DIGITS) for k, v in scores(ensemble, truth).items()},
         "ensemble_by_lesion": {k: round(v, DIGITS) for k, v in scores(lesion, by_lesion).items()},
         "intervals": intervals,
@@ -195,7 +195,7 @@ def main() -> None:
     attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
     assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT}
     metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
-    means = metrics | ({AA: flat(members[AA], truth)} if AA in members else {})
+    means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
     verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
     facts = report.Facts(
         title=card.title,

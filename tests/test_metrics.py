@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from stages.classifier.calibration import softmax
 from stages.metrics import curves
-from stages.metrics.classification import TOO_FEW, Truth, at_thresholds, coverage, ece, flat, per_class, scores, subgroups
+from stages.metrics.classification import TOO_FEW, Truth, at_thresholds, coverage, ece, over_seeds, per_class, scores, subgroups
 from stages.metrics.intervals import bootstrap, interval, lesion_weights, rank, weighted_ap, wilson
 
 CLASSES = ["akiec", "df", "nv", "vasc"]
@@ -43,7 +43,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
 
 def test_the_flat_file_has_twelve_numbers_the_means_over_seeds() -> None:
     members, truth = make(images=2)
-    found = flat(members, truth)
+    found, _ = over_seeds(members, truth)
     assert len(found) == 12
     assert found["rare_f1"] == pytest.approx(np.mean([scores(p, truth)["rare_f1"] for p in members]), abs=1e-6)
     assert (found["n_seeds"], found["n_test_lesions"], found["n_rare_lesions"]) == (3, 160, 40)

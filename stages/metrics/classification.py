@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support, recall_score, roc_auc_score
+from scipy.stats import rankdata
 
-from stages.metrics.intervals import wilson
+from stages.metrics.intervals import rank, weighted_ap, wilson
 
 Floats = NDArray[np.floating[Any]]
 TOO_FEW = "too few"
@@ -67,71 +67,83 @@ def ece(p: Floats, labels: NDArray[np.int64]) -> float:
     return float(((bins["confidence"] - bins["accuracy"]).abs() * bins["n"]).sum() / bins["n"].sum())
 
 
+def confusion(p: Floats, truth: Truth) -> NDArray[np.int64]:
+    """Counts (C, C) of images, rows true and columns predicted by argmax of `p` (N, C)."""
+    counts = np.zeros((len(truth.classes),) * 2, np.int64)
+    np.add.at(counts, (truth.labels, p.argmax(1)), 1)
+    return counts
+
+
+def one_vs_rest(p: Floats, truth: Truth) -> pd.DataFrame:
+    """Per class (rows), from probabilities `p` (N, C): precision (0 where never predicted), recall and f1 at argmax, ap, auc.
+
+    auc is the Mann-Whitney statistic over its largest value, ties by half. A class without a test image has NaN.
+    """
+    counts, n = confusion(p, truth), len(truth.labels)
+    hit, predicted, real = counts.diagonal(), counts.sum(0), counts.sum(1)
+    hot = truth.labels[:, None] == np.arange(len(truth.classes))
+    ranks = np.where(hot, rankdata(p, axis=0), 0).sum(0)
+    here, one = real > 0, np.ones((n, 1))
+    columns = {
+        "precision": hit / np.maximum(predicted, 1),
+        "recall": hit / np.maximum(real, 1),
+        "f1": 2 * hit / np.maximum(predicted + real, 1),
+        "ap": np.array([weighted_ap(rank(p[:, c], hot[:, c]), one)[0] if here[c] else np.nan for c in range(len(here))]),
+        "auc": (ranks - real * (real + 1) / 2) / np.maximum(real * (n - real), 1),
+    }
+    table = pd.DataFrame(columns, index=truth.classes)
+    table.loc[~here] = np.nan
+    return table
+
+
 def scores(p: Floats, truth: Truth) -> dict[str, float]:
     """One classifier's scores in 0..1 (brier 0..2) for probabilities `p` (N, C): classes by argmax, curves one-vs-rest.
 
     `rare_*` is the unweighted mean over the rare classes, `brier` the squared error summed over classes
     (Brier 1950). Classes without a test image are left out of the means.
     """
-    labels, predicted, here = truth.labels, p.argmax(1), np.unique(truth.labels)
-    hot = labels[:, None] == np.arange(len(truth.classes))
-    auc = {c: float(roc_auc_score(hot[:, c], p[:, c])) for c in here}
+    table = one_vs_rest(p, truth)
+    mean, rare = table.mean(), table.iloc[truth.rare].mean()
+    hot = truth.labels[:, None] == np.arange(len(truth.classes))
     return {
-        "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(recall_score(labels, predicted, labels=here, average="macro", zero_division=0)),
-        "macro_f1": float(f1_score(labels, predicted, labels=here, average="macro", zero_division=0)),
-        "rare_f1": float(f1_score(labels, predicted, labels=truth.rare, average="macro", zero_division=0)),
-        "rare_ap": float(np.mean([average_precision_score(hot[:, c], p[:, c]) for c in truth.rare])),
-        "rare_auc": float(np.mean([auc[c] for c in truth.rare])),
-        "roc_auc_ovr": float(np.mean(list(auc.values()))),
-        "ece": ece(p, labels),
+        "accuracy": float((p.argmax(1) == truth.labels).mean()),
+        "balanced_accuracy": float(mean["recall"]),
+        "macro_f1": float(mean["f1"]),
+        "rare_f1": float(rare["f1"]),
+        "rare_ap": float(rare["ap"]),
+        "rare_auc": float(rare["auc"]),
+        "roc_auc_ovr": float(mean["auc"]),
+        "ece": ece(p, truth.labels),
         "brier": float(((p - hot) ** 2).sum(1).mean()),
     }
 
 
-def over_seeds(members: Floats, truth: Truth) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation (n - 1; 0 for one seed) over seeds of `scores`, for probabilities (S, N, C)."""
+def over_seeds(members: Floats, truth: Truth) -> tuple[dict[str, float | int], dict[str, float]]:
+    """The twelve numbers of metrics/<regime>.json, means over seeds of (S, N, C) and the n's, and the standard deviations over seeds.
+
+    `n_rare_lesions` is that of the smallest rare class. The deviation (n - 1 below) of a single seed is 0.
+    """
     rows = [scores(p, truth) for p in members]
     values = {key: [row[key] for row in rows] for key in rows[0]}
     mean = {key: round(float(np.mean(v)), DIGITS) for key, v in values.items()}
-    return mean, {key: round(float(np.std(v, ddof=min(1, len(v) - 1))), DIGITS) for key, v in values.items()}
-
-
-def flat(members: Floats, truth: Truth) -> dict[str, float | int]:
-    """The twelve numbers of reports/<name>/metrics/<regime>.json: means over seeds, and the n's.
-
-    `n_rare_lesions` is that of the smallest rare class.
-    """
-    mean, _ = over_seeds(members, truth)
-    return {**mean, "n_test_lesions": int(truth.n_lesions.sum()), "n_rare_lesions": int(truth.n_lesions[truth.rare].min()), "n_seeds": len(members)}
+    n = {"n_test_lesions": int(truth.n_lesions.sum()), "n_rare_lesions": int(truth.n_lesions[truth.rare].min()), "n_seeds": len(members)}
+    return mean | n, {key: round(float(np.std(v, ddof=min(1, len(v) - 1))), DIGITS) for key, v in values.items()}
 
 
 def per_class(members: Floats, truth: Truth) -> dict[str, dict[str, Any]]:
     """Per class: precision, recall, F1, AP and AUC (means over seeds of (S, N, C)) and n; recall only from 30 lesions on."""
-    number = range(len(truth.classes))
-    parts = [precision_recall_fscore_support(truth.labels, p.argmax(1), labels=list(number), zero_division=0)[:3] for p in members]
-    precision, recall, f1 = np.mean(parts, axis=0)
+    tables = [one_vs_rest(p, truth) for p in members]
+    mean = dict(zip(tables[0].columns, np.mean([t.to_numpy() for t in tables], axis=0).T, strict=True))
+    images = np.bincount(truth.labels, minlength=len(truth.classes))
     result: dict[str, dict[str, Any]] = {}
     for c, name in enumerate(truth.classes):
-        positive, lesions = truth.labels == c, int(truth.n_lesions[c])
-        entry: dict[str, Any] = {"n_images": int(positive.sum()), "n_lesions": lesions}
-        if positive.any():
-            entry |= {
-                "precision": round(float(precision[c]), DIGITS),
-                "recall": round(float(recall[c]), DIGITS) if lesions >= LEAST_LESIONS else TOO_FEW,
-                "f1": round(float(f1[c]), DIGITS),
-                "ap": round(float(np.mean([average_precision_score(positive, p[:, c]) for p in members])), DIGITS),
-                "auc": round(float(np.mean([roc_auc_score(positive, p[:, c]) for p in members])), DIGITS),
-            }
+        entry: dict[str, Any] = {"n_images": int(images[c]), "n_lesions": int(truth.n_lesions[c])}
+        if images[c]:
+            entry |= {key: round(float(values[c]), DIGITS) for key, values in mean.items()}
+            if truth.n_lesions[c] < LEAST_LESIONS:
+                entry["recall"] = TOO_FEW
         result[name] = entry
     return result
-
-
-def confusion(p: Floats, truth: Truth) -> NDArray[np.int64]:
-    """Counts (C, C) of images, rows true and columns predicted by argmax of `p` (N, C)."""
-    counts = np.zeros((len(truth.classes),) * 2, np.int64)
-    np.add.at(counts, (truth.labels, p.argmax(1)), 1)
-    return counts
 
 
 def proportion(hits: NDArray[np.bool_]) -> dict[str, Any]:

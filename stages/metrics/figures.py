@@ -32,7 +32,7 @@ COLOURS = {
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` as PNG without date or version, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
@@ -42,7 +42,7 @@ def draw_verdict(verdict: Mapping[str, Any], title: str, path: Path) -> None:
     if verdict["aa"] is not None:
         rows["A/A: real minus real"] = verdict["aa"]
     names, y = list(rows), np.arange(len(rows))[::-1]
-    figure, axes = plt.subplots(1, len(SCORES), figsize=(10, 0.5 * len(rows) + 1.6), sharey=True)
+    figure, axes = plt.subplots(1, len(SCORES), figsize=(10, 0.5 * len(rows) + 1.6), sharey=True, layout="constrained")
     for axis, (score, label) in zip(axes, SCORES.items(), strict=True):
         axis.axvline(0, color="#999999", lw=1)
         for height, name in zip(y, names, strict=True):
@@ -53,14 +53,13 @@ def draw_verdict(verdict: Mapping[str, Any], title: str, path: Path) -> None:
         axis.set(xlabel=f"difference in {label}, 95% interval", yticks=y, yticklabels=names, ylim=(-0.6, len(rows) - 0.4))
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle(f"{title}\n{verdict['candidate']} against each control; right of zero is better", fontsize=11)
-    figure.tight_layout()
     save(figure, path)
 
 
 def draw_regimes(intervals: Mapping[str, Mapping[str, Mapping[str, float]]], title: str, path: Path) -> None:
     """Rare F1 and rare AP of every regime with their 95% intervals."""
     names = list(intervals)
-    figure, axes = plt.subplots(1, len(SCORES), figsize=(10, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(SCORES), figsize=(10, 3.6), sharey=True, layout="constrained")
     for axis, (score, label) in zip(axes, SCORES.items(), strict=True):
         for x, name in enumerate(names):
             found = intervals[name][score]
@@ -70,14 +69,13 @@ def draw_regimes(intervals: Mapping[str, Mapping[str, Mapping[str, float]]], tit
         axis.set_xticklabels(names, rotation=30, ha="right")
         axis.grid(axis="y", alpha=0.3)
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
     save(figure, path)
 
 
 def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, diagonal: bool = False) -> None:
     """Column `y` over `x` of every regime overlaid, a panel a disease; columns regime, disease, `x`, `y`."""
     diseases = sorted(table["disease"].unique())
-    figure, axes = plt.subplots(1, len(diseases), figsize=(4.4 * len(diseases) + 1, 4), squeeze=False)
+    figure, axes = plt.subplots(1, len(diseases), figsize=(4.4 * len(diseases) + 1, 4), squeeze=False, layout="constrained")
     for axis, disease in zip(axes[0], diseases, strict=True):
         if diagonal:
             axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
@@ -87,7 +85,6 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=8)
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -95,7 +92,7 @@ def draw_confusion(counts: Mapping[str, NDArray[np.int64]], classes: Sequence[st
     """The confusion matrices of all regimes: counts, coloured by the share of the true class."""
     columns = min(4, len(counts))
     lines = -(-len(counts) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.4 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.4 * lines), squeeze=False, layout="constrained")
     for axis in axes.flat[len(counts) :]:
         axis.axis("off")
     for axis, (regime, matrix) in zip(axes.flat, counts.items(), strict=False):
@@ -107,7 +104,6 @@ def draw_confusion(counts: Mapping[str, NDArray[np.int64]], classes: Sequence[st
         axis.set_xticklabels(classes, rotation=60, fontsize=7)
         axis.set_yticklabels(classes, fontsize=7)
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -115,7 +111,7 @@ def draw_contact(sheets: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]
     """Per disease a row of real train images above a row of accepted synthetic ones (n, H, W, 3), both labelled."""
     width = max(len(images) for pair in sheets.values() for images in pair)
     rows = [(f"{disease}\n{kind}", images) for disease, pair in sheets.items() for kind, images in zip(("real", "AI-generated"), pair, strict=True)]
-    figure, axes = plt.subplots(len(rows), width, figsize=(1.1 * width + 1, 1.25 * len(rows) + 0.6), squeeze=False)
+    figure, axes = plt.subplots(len(rows), width, figsize=(1.1 * width + 1, 1.25 * len(rows) + 0.6), squeeze=False, layout="constrained")
     for line, (label, images) in zip(axes, rows, strict=True):
         for k, axis in enumerate(line):
             axis.set(xticks=[], yticks=[])
