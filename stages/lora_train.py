@@ -44,8 +44,8 @@ def learn(pipe: Any, disease: str, kind: Class, rows: dict[str, Any], p: LoraTra
     data = {part: material(pipe, decode(table["image"], side(pipe)), known[part]) for part, table in rows.items()}
     ids = adapter.add_token(pipe, token, adapter.initial_rows(pipe, kind, p.tokens, p.seed))
     vectors = learn_token(pipe, ids, data["train"], p, cache / "token.safetensors")
-    count = min(p.held_out, len(rows["val"]), len(rows["train"]))
-    tasks = {part: probe(pipe, data[part], count, p.seed) for part in rows}
+    count = {part: min(p.held_out, len(table)) for part, table in rows.items()}
+    tasks = {part: probe(pipe, data[part], count[part], p.seed) for part in rows}
     trained = train_lora(pipe, data["train"], tasks["val"], tasks["train"], p, cache / "lora.safetensors")
     files = adapter.save_adapter(out, pipe.unet, p.alpha / p.rank, token, vectors)
     least = min(c["held_out"] for c in trained.curve[1:])
@@ -57,7 +57,7 @@ def learn(pipe: Any, disease: str, kind: Class, rows: dict[str, Any], p: LoraTra
         "selected_step": trained.step,
         "curve": trained.curve,
         "beats_the_base": least < trained.curve[0]["held_out"],
-        "held_out_images": count,
+        "probed": count,
         "images": len(rows["train"]),
         "groups": rows["train"]["group"].nunique(),
         "sha256": files,
@@ -72,8 +72,8 @@ def plot(info: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     steps = [c["step"] for c in info["curve"]]
-    axes.plot(steps, [c["held_out"] for c in info["curve"]], "o-", label=f"held out (val, n = {info['held_out_images']})")
-    axes.plot(steps, [c["train"] for c in info["curve"]], "o--", label=f"training (n = {info['held_out_images']})")
+    axes.plot(steps, [c["held_out"] for c in info["curve"]], "o-", label=f"held out (val, n = {info['probed']['val']})")
+    axes.plot(steps, [c["train"] for c in info["curve"]], "o--", label=f"training (n = {info['probed']['train']})")
     axes.axvline(info["selected_step"], color="grey", linewidth=0.8, label=f"kept: step {info['selected_step']}")
     axes.set(xlabel="LoRA step (0: the base with the learned token)", ylabel="denoising loss", title=f"{info['disease']}: LoRA")
     axes.legend(fontsize=8)

@@ -243,3 +243,9 @@ def test_the_second_of_two_alike_is_a_duplicate() -> None:
 def test_a_slot_that_never_succeeds_stays_empty() -> None:
     black = np.zeros((32, 32, 3), np.float32)
     assert choose({(0, k): black for k in range(9)}) == [(0, 0, EMPTY), (0, 1, EMPTY), (0, 2, EMPTY), (1, 0, "")]
+
+
+def test_drawing_ends_when_a_large_round_is_refused_whole() -> None:
+    black = np.zeros((32, 32, 3), np.float32)
+    assert len(choose({(slot, k): black for slot in range(100) for k in range(3)}, pool=100)) == 100
+    assert len(choose({(slot, k): black for slot in range(99) for k in range(3)}, pool=99)) == 3 * 99

@@ -94,7 +94,7 @@ def test_the_kept_checkpoint_has_the_least_held_out_loss(world: Path) -> None:
     assert [c["step"] for c in info["curve"]] == [0, 2, 4]
     assert all(math.isfinite(c[k]) for c in info["curve"] for k in ("held_out", "train"))
     assert info["selected_step"] == min(info["curve"][1:], key=lambda c: c["held_out"])["step"]
-    assert (info["images"], info["groups"], info["held_out_images"]) == (6, 3, 1)
+    assert (info["images"], info["groups"], info["probed"]) == (6, 3, {"train": 2, "val": 1})
 
 
 def test_only_the_tokens_own_vectors_are_learned(world: Path) -> None:

@@ -49,6 +49,8 @@ def initial_rows(pipe: Any, kind: Class, count: int, seed: int) -> torch.Tensor:
 
 def add_token(pipe: Any, token: str, rows: torch.Tensor) -> list[int]:
     """Teach `pipe` the `token` with vectors `rows` (n, D); returns the n ids."""
+    # Room first: on its own, the loader has transformers draw new vectors from a covariance that nobody uses.
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer) + len(rows), mean_resizing=False)
     pipe.load_textual_inversion({token: rows})
     pipe.text_encoder.requires_grad_(False)
     ids: list[int] = pipe.tokenizer.convert_tokens_to_ids([token, *(f"{token}_{i}" for i in range(1, len(rows)))])

@@ -102,7 +102,7 @@ def open_pipeline(source: str | Path, revision: str | None = None) -> Any:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            folder, variant=_variant(folder), use_safetensors=True, torch_dtype=dtype, local_files_only=True,
+            folder, variant=_variant(folder), use_safetensors=True, dtype=dtype, local_files_only=True,
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
     except (OSError, ValueError) as error:

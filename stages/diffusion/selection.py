@@ -14,6 +14,7 @@ from stages.diffusion.sampling import Request
 from stages.imaging.dihedral import dihedral
 
 THUMB = 16
+HOPELESS = 100  # a round of this many draws without a single accepted one ends the drawing: the next would be no better
 FLAT = 0.02  # standard deviation over all pixels (0..1) under which an image shows nothing
 BROKEN, EMPTY, MEMORISED, DUPLICATE, JUDGE = "not finite", "black or flat", "memorised", "duplicate", "judge"
 
@@ -75,7 +76,7 @@ def fill(
     train: NDArray[np.uint8],
     min_distance: float,
 ) -> list[Attempt]:
-    """Draw `pool` slots; a rejected slot is drawn again, up to `max_attempts` times in all. Every attempt, by slot and attempt.
+    """Draw `pool` slots; a rejected slot is drawn again, up to `max_attempts` times in all (fewer when all is refused). Every attempt, by slot and attempt.
 
     `plan(slot, attempt)` says what to draw, `draw` gives images (N, S, S, 3) in 0..1, `judge` their class probabilities (N, C).
     Accepted: the judge gives class `wanted` at least `accept` (0 leaves the judge out); the thumb is `min_distance` or more away from
@@ -116,5 +117,7 @@ def fill(
             done.append(Attempt(request, image, reason, p, distance))
             if reason:
                 again.append(slot)
+        if len(again) == len(open_slots) >= HOPELESS:
+            break
         open_slots = again
     return sorted(done, key=lambda a: (a.request.slot, a.request.attempt))
