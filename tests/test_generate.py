@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +28,7 @@ from stages.diffusion.selection import BROKEN, DUPLICATE, EMPTY, JUDGE, MEMORISE
 from stages.diffusion.watermark import SOURCE_TYPE, is_marked
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256, write_json
-from tests.tiny_disease import SIZE, FakeJudge, build, change_params, files, stage
+from tests.tiny_disease import REPOSITORY, SIZE, FakeJudge, build, change_params, files, stage
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,24 @@ def test_accepted_images_say_that_ai_made_them_in_plain_text(world: Path) -> Non
 def test_the_same_inputs_give_the_same_bytes_whatever_the_batch(copy: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_params(copy, "generate", batch=1)
     run(copy, monkeypatch)
+    assert files(copy / "synthetic") == files(world / "synthetic")
+
+
+def test_two_processes_draw_what_one_draws(copy: Path, world: Path) -> None:
+    script = copy / "two.py"
+    script.write_text(
+        "import sys\n"
+        "from stages import generate\n"
+        "from tests.tiny_disease import FakeJudge\n"
+        "generate.load_judge = lambda *_: FakeJudge()\n"
+        "sys.argv = 'generate df data/phantom.yaml data/refined data/split.csv base lora judge synthetic'.split()\n"
+        "generate.main()\n"
+    )
+    shutil.rmtree(copy / "synthetic")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "3/3" in done.stderr  # each drew its half
     assert files(copy / "synthetic") == files(world / "synthetic")
 
 
