@@ -26,6 +26,7 @@ from stages.classifier.predictor import Predictor, load
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_table
+from stages.imaging.sheet import save_sheet
 from stages.metrics import curves, report
 from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, scores, subgroups
 from stages.metrics.intervals import bootstrap, interval
@@ -148,16 +149,21 @@ def curve_tables(members: Mapping[str, Floats], truth: Truth) -> dict[str, pd.Da
     return {**tables, "confusion": pd.DataFrame({"actual": names[truth.labels], **guesses})}
 
 
-def contact_sheet(split: pd.DataFrame, refined: pd.DataFrame, synthetic: pd.DataFrame, rare: list[str], size: int) -> dict[str, Any]:
-    """Per rare disease, up to 8 real train images and 8 accepted synthetic ones, evenly spaced over their ids."""
+def contact_sheet(
+    split: pd.DataFrame, refined: pd.DataFrame, synthetic: pd.DataFrame, rare: list[str], size: int, marks: str
+) -> dict[str, NDArray[np.uint8]]:
+    """Rows by title: per rare disease up to 8 real train images and 8 accepted synthetic ones, evenly spaced over their ids."""
 
     def some(rows: pd.DataFrame) -> NDArray[np.uint8]:
         rows = rows.sort_values("id")
         return decode(rows["image"].iloc[np.unique(np.linspace(0, len(rows) - 1, min(SHEET, len(rows))).astype(int))], size)
 
     train = refined[refined["id"].isin(split.loc[split["split"] == "train", "id"])]
-    good = synthetic[synthetic["accepted"]]
-    return {d: (some(train[train["label"] == d]), some(good[good["label"] == d])) for d in sorted(rare)}
+    sheet = {}
+    for d in sorted(rare):
+        sheet[f"{d}, real, from train. {marks}"] = some(train[train["label"] == d])
+        sheet[f"{d}, AI-generated. {marks}"] = some(synthetic[synthetic["accepted"] & (synthetic["label"] == d)])
+    return sheet
 
 
 def main() -> None:
@@ -224,7 +230,7 @@ def main() -> None:
     for name, table in tables.items():
         write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))
     report.draw(args.report_dir, verdict, details, tables, facts)
-    report.draw_sheet(args.report_dir, contact_sheet(split, refined, synthetic, params.rare, size), facts)
+    save_sheet(contact_sheet(split, refined, synthetic, params.rare, size, facts.marks), args.report_dir / "plots" / "contact.png")
 
 
 if __name__ == "__main__":

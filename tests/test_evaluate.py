@@ -158,6 +158,14 @@ def test_a_planted_win_from_models_to_words(place: Workplace, monkeypatch: pytes
     assert {p.name for p in (report / "figures").iterdir()} == {f"{f}.png" for f in ("verdict", "regimes", "roc", "pr", "reliability", "confusion")}
     assert {p.name for p in (report / "plots").iterdir()} == {"roc.csv", "pr.csv", "reliability.csv", "confusion.csv", "contact.png"}
     assert set(pd.read_csv(report / "plots" / "roc.csv")["regime"]) == names
+    *overlays, confusion, sheet = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    for plot in (*overlays, confusion):  # dvc.yaml names files and columns that are there
+        (shape,) = plot.values()
+        ((path, columns),) = shape["y"].items()
+        table = pd.read_csv(report / "plots" / Path(path).name)
+        assert {shape["x"], *([columns] if isinstance(columns, str) else columns)} <= set(table)
+        assert plot is confusion or (shape["template"] == "regimes" and set(table["regime"]) == names)
+    assert set(columns) == names and Path(sheet).name == "contact.png"
 
     monkeypatch.setattr("sys.argv", ["summary", str(report)])
     summary.main()

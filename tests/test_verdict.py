@@ -73,8 +73,14 @@ def test_real_against_real_is_no_evidence() -> None:
 
 def test_a_false_difference_in_real_against_real_is_called_out() -> None:
     verdict, _ = judge(gain=1.5)
-    verdict = {**verdict, "aa": verdict["controls"]["real"]}
-    assert "do not rely" in aa_statement(verdict) and "no evidence" not in aa_statement(verdict)
+    win = verdict["controls"]["real"]
+    loss = {score: {"diff": -e["diff"], "low": -e["high"], "high": -e["low"]} for score, e in win.items()}
+    for found in (win, loss):
+        said = aa_statement({**verdict, "aa": found})
+        assert "do not rely" in said and "no evidence" not in said
+    lone = aa_statement({**verdict, "aa": {"rare_f1": win["rare_f1"], "rare_ap": {"diff": 0.0, "low": -0.1, "high": 0.1}}})
+    assert "no evidence of a difference on both scores, but rare F1" in lone and "rare AP" not in lone
+    assert "not run" in aa_statement({**verdict, "aa": None})
 
 
 def test_four_seeds_are_not_enough() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from stages.metrics.classification import Truth, reliability
+from stages.metrics.classification import LEAST_LESIONS, Truth, reliability
 
 Floats = NDArray[np.floating[Any]]
 GRID = np.linspace(0, 1, 101)
@@ -44,7 +44,11 @@ def precision_recall(members: Floats, truth: Truth) -> pd.DataFrame:
 
 
 def calibration(members: Floats, truth: Truth) -> pd.DataFrame:
-    """Confidence against accuracy over all seeds (columns disease, confidence, accuracy, n); `disease` says all classes."""
+    """Confidence against accuracy over all seeds (columns disease, confidence, accuracy, n); `disease` says all classes.
+
+    Bins of fewer than 30 predictions are left out (the fullest one stays).
+    """
     table = reliability(np.concatenate(list(members)), np.tile(truth.labels, len(members)))
+    table = table[table["n"] >= min(LEAST_LESIONS, table["n"].max())]
     table.insert(0, "disease", "all classes")
     return table.round(DIGITS)

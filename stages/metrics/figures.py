@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def heading(figure: Figure, text: str) -> None:
+    """The title over all panels, each of its lines wrapped to the width of `figure`."""
+    width = int(figure.get_figwidth() * 11)  # letters of this size to the inch
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in text.splitlines()), fontsize=11)
+
+
 def draw_verdict(verdict: Mapping[str, Any], title: str, path: Path) -> None:
     """The candidate minus each control with 95% intervals, and A/A: a row each, a panel a score."""
     rows = {f"minus {name}": found for name, found in verdict["controls"].items()}
@@ -52,7 +59,7 @@ def draw_verdict(verdict: Mapping[str, Any], title: str, path: Path) -> None:
             axis.plot(found["diff"], height, "o", color=colour, ms=7)
         axis.set(xlabel=f"difference in {label}, 95% interval", yticks=y, yticklabels=names, ylim=(-0.6, len(rows) - 0.4))
         axis.grid(axis="x", alpha=0.3)
-    figure.suptitle(f"{title}\n{verdict['candidate']} against each control; right of zero is better", fontsize=11)
+    heading(figure, f"{title}\n{verdict['candidate']} against each control; right of zero is better")
     save(figure, path)
 
 
@@ -68,14 +75,14 @@ def draw_regimes(intervals: Mapping[str, Mapping[str, Mapping[str, float]]], tit
         axis.set(title=label, xticks=range(len(names)), ylim=(0, 1))
         axis.set_xticklabels(names, rotation=30, ha="right")
         axis.grid(axis="y", alpha=0.3)
-    figure.suptitle(title, fontsize=11)
+    heading(figure, title)
     save(figure, path)
 
 
 def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, diagonal: bool = False) -> None:
     """Column `y` over `x` of every regime overlaid, a panel a disease; columns regime, disease, `x`, `y`."""
     diseases = sorted(table["disease"].unique())
-    figure, axes = plt.subplots(1, len(diseases), figsize=(4.4 * len(diseases) + 1, 4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(diseases), figsize=(4.4 * len(diseases) + 1.6, 4.2), squeeze=False, layout="constrained")
     for axis, disease in zip(axes[0], diseases, strict=True):
         if diagonal:
             axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
@@ -84,7 +91,7 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
         axis.set(xlabel=x, ylabel=y, title=disease, xlim=(0, 1), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    heading(figure, title)
     save(figure, path)
 
 
@@ -103,22 +110,5 @@ def draw_confusion(counts: Mapping[str, NDArray[np.int64]], classes: Sequence[st
         axis.set(title=regime, xticks=range(len(classes)), yticks=range(len(classes)), xlabel="predicted", ylabel="true")
         axis.set_xticklabels(classes, rotation=60, fontsize=7)
         axis.set_yticklabels(classes, fontsize=7)
-    figure.suptitle(title, fontsize=11)
-    save(figure, path)
-
-
-def draw_contact(sheets: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], title: str, path: Path) -> None:
-    """Per disease a row of real train images above a row of accepted synthetic ones (n, H, W, 3), both labelled."""
-    width = max(len(images) for pair in sheets.values() for images in pair)
-    rows = [(f"{disease}\n{kind}", images) for disease, pair in sheets.items() for kind, images in zip(("real", "AI-generated"), pair, strict=True)]
-    figure, axes = plt.subplots(len(rows), width, figsize=(1.1 * width + 1, 1.25 * len(rows) + 0.6), squeeze=False, layout="constrained")
-    for line, (label, images) in zip(axes, rows, strict=True):
-        for k, axis in enumerate(line):
-            axis.set(xticks=[], yticks=[])
-            for spine in axis.spines.values():
-                spine.set(color="#e45756" if label.endswith("generated") else "#444444", visible=k < len(images))
-            if k < len(images):
-                axis.imshow(images[k])
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    heading(figure, title)
     save(figure, path)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from stages.metrics import figures
 from stages.metrics.classification import LEAST_LESIONS
@@ -70,6 +69,7 @@ def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
     lines = [
         f"The intervals reach up to {widest:.3f} to either side: a smaller gain than that could not have been seen.",
         "The candidate was chosen on val and named before test was read; no synthetic image is in val, cal or test.",
+        f"A bootstrap of {len(verdict['seeds'])} seeds sees the spread between seeds a little too small: a bound that only just misses zero is weak.",
         "The oracle's share is not given: no oracle is trained.",
         "Scores at argmax are means over seeds. logit_adjust has no temperature of its own, so its ECE is no rival to the others'.",
     ]
@@ -127,8 +127,3 @@ def draw(
     figures.draw_curves(tables["reliability"], "confidence", "accuracy", f"Reliability\n{facts.marks}", out / "reliability.png", diagonal=True)
     counts = {name: np.array(d["confusion"]["counts"]) for name, d in details.items()}
     figures.draw_confusion(counts, sorted(facts.n_lesions), f"Ensemble of the seeds\n{facts.marks}", out / "confusion.png")
-
-
-def draw_sheet(folder: Path, sheets: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], facts: Facts) -> None:
-    """FOLDER/plots/contact.png: real train images beside accepted synthetic ones. It shows images, so it is DVC's, not git's."""
-    figures.draw_contact(sheets, f"Real train images and synthetic (AI-generated) ones\n{facts.marks}", folder / "plots" / "contact.png")

@@ -44,9 +44,9 @@ def over_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
     return all(found[score]["low"] > 0 for score in SCORES)
 
 
-def covers_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
-    """Whether the interval covers zero for both scores."""
-    return all(found[score]["low"] <= 0 <= found[score]["high"] for score in SCORES)
+def under_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether the upper bound is under zero for both scores."""
+    return all(found[score]["high"] < 0 for score in SCORES)
 
 
 def decide(
@@ -86,12 +86,16 @@ def statement(verdict: Mapping[str, Any], fewest: int, min_seeds: int) -> str:
 
 
 def aa_statement(verdict: Mapping[str, Any]) -> str:
-    """What real against real shows; it must be nothing."""
-    if verdict["aa"] is None:
+    """What real against real shows, by the verdict's own rule (both scores); it must be nothing. A single score beyond zero is named."""
+    found, what = verdict["aa"], "A/A, real against real with other seeds"
+    if found is None:
         return "A/A, real against real: not run (train_real.aa_seeds is empty)."
-    if covers_zero(verdict["aa"]):
-        return "A/A, real against real with other seeds: no evidence of a difference, as it must be."
-    return "A/A, real against real with other seeds: shows a difference where there is none. Chance or too few seeds; do not rely on this verdict."
+    if over_zero(found) or under_zero(found):
+        return f"{what}: shows a difference on both scores where there is none. Chance or too few seeds; do not rely on this verdict."
+    lone = [f"{label}, {signed(found[score])}" for score, label in SCORES.items() if found[score]["low"] > 0 or found[score]["high"] < 0]
+    if lone:
+        return f"{what}: no evidence of a difference on both scores, but {lone[0]} leaves zero out: seeds vary more than so few of them tell."
+    return f"{what}: no evidence of a difference, as it must be."
 
 
 def number(value: float) -> str:
@@ -114,7 +118,7 @@ def score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
 def difference_rows(verdict: Mapping[str, Any]) -> list[list[str]]:
     """The candidate minus each control, and A/A, with intervals."""
     rows = [["difference", *SCORES.values()]]
-    pairs = [(f"{verdict['candidate']} minus {name}", found) for name, found in verdict["controls"].items()]
+    pairs = [(f"{verdict['candidate']} minus {name}", verdict["controls"][name]) for name in CONTROLS]
     if verdict["aa"] is not None:
         pairs.append(("A/A: real minus real", verdict["aa"]))
     return rows + [[name, *(signed(found[score]) for score in SCORES)] for name, found in pairs]
