@@ -230,7 +230,7 @@ def main() -> None:
     for name, table in tables.items():
         write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))
     report.draw(args.report_dir, verdict, details, tables, facts)
-    save_sheet(contact_sheet(split, refined, synthetic, params.rare, size, facts.marks), args.report_dir / "plots" / "contact.png")
+    save_sheet(contact_sheet(split, refined, synthetic, params.rare, size, facts.marks), args.report_dir / "plots" / "contact.png", palette=False)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 
-def save_sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2) -> None:
-    """A contact sheet: one titled row of images per entry."""
+def save_sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2, palette: bool = True) -> None:
+    """A contact sheet: one titled row of images per entry. A `palette` of 256 colours keeps the file small, but pales rare hues."""
     side = next(iter(rows.values())).shape[1] * zoom
     width, margin = max(len(v) for v in rows.values()), 16
     page = Image.new("RGB", (width * side, len(rows) * (side + margin)), "white")
@@ -19,4 +19,4 @@ def save_sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2) ->
         pen.text((4, r * (side + margin) + 2), title, fill="black")
         for k, image in enumerate(images):
             page.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (k * side, r * (side + margin) + margin))
-    page.quantize(256).save(path, optimize=True)
+    (page.quantize(256) if palette else page).save(path, optimize=True)
