@@ -48,16 +48,13 @@ def choose() -> Choice:
             card = read_card(place.card)
             candidate = artifacts.candidate(place)
             regimes = sorted({candidate, *place.regimes()}, key=lambda r: (r != candidate, r))
-            regime = st.selectbox("Model, by what it was trained on", regimes, format_func=lambda r: describe(r, candidate), key=f"regime {name}")
+            marked = {r: f"{r} (the candidate)" if r == candidate else r for r in regimes}
+            regime = st.selectbox("Model", regimes, format_func=lambda r: marked[r], key=f"regime {name}")
+            small(f"Trained on {WHAT[regime]}." if regime in WHAT else "")
     except UserError as error:
         stop(error)
     st.session_state[CHOICE] = Choice(place, card, regime)
     return Choice(place, card, regime)
-
-
-def describe(regime: str, candidate: str = "") -> str:
-    """A regime in words; the one candidate is marked."""
-    return f"{regime}: {WHAT.get(regime, regime)}" + (" (the candidate)" if regime == candidate else "")
 
 
 def chosen() -> Choice:

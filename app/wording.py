@@ -53,9 +53,13 @@ def span(low: float, high: float) -> str:
 
 
 def percent(p: float) -> str:
-    """A probability 0..1 in percent, with two significant digits at the ends."""
-    digits = 2 if p < 0.01 or p > 0.99 else 1
-    return f"{100 * p:.{digits}f}%"
+    """A probability 0..1 in percent, three significant digits; never rounded to a certainty."""
+    return "over 99.99%" if p > 0.9999 else f"{100 * p:.2f}%" if p > 0.99 else f"{100 * p:.3g}%" if p >= 0.0001 else "under 0.01%"
+
+
+def heading(title: str) -> str:
+    """A title with a capital first letter (str.capitalize would write "mri")."""
+    return title[:1].upper() + title[1:]
 
 
 def times(ratio: float) -> str:
@@ -70,7 +74,7 @@ def listed(names: Sequence[str]) -> str:
 
 def frequency(p: float, title: str, low: float, high: float, models: int) -> str:
     """What a calibrated probability says, with the range over the ensemble."""
-    text = f"Of 1,000 images like this, **{of_1000(p).removesuffix(' of 1,000')}** show {title}."
+    text = f"Of 1,000 images like this, **{of_1000(p).removesuffix(' of 1,000')}** have the diagnosis {title}."
     if models == 1:
         return text
     told = span(low, high)
@@ -117,7 +121,7 @@ def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: 
         source = f"this model, {n_positive:,} calibration lesions with it"
         if image.raw != image.value:
             source += "; limited to what they support"
-        rows.append(("The image", times(image.value), f"not known; kept within {image.low:.2g} and {image.high:,.0f}", source))
+        rows.append(("The image", times(image.value), f"not known; kept within {image.low:.2g} to {image.high:,.0f}", source))
     return rows
 
 

@@ -70,13 +70,13 @@ def open_page(opened: Browser, address: str, width: int = 1280, height: int = 90
 def read_image(page: Page, data: bytes, name: str = "lesion.png") -> None:
     """Upload an image and wait for its result."""
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": data})
-    page.get_by_role("heading", name="Where this comes from").wait_for()
-    page.get_by_role("heading", name="Every diagnosis it knows").wait_for()
+    page.get_by_text("this image (sha256)").wait_for()  # the last line of the page
 
 
 def settle(page: Page) -> None:
     """Wait until the server has sent the whole page and it is drawn."""
     page.get_by_test_id("stStatusWidget").wait_for(state="detached")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
     page.wait_for_timeout(1500)
 
 

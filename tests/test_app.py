@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
     predictor = open_model(root / "models/phantom/combined")
     result = predict(predictor, read(phantom_png(), SIZE)[None])[0]
     table = page.table[0].value
-    titles = {key: entry.title.capitalize() for key, entry in read_card(root / "data/phantom.yaml").classes.items()}
+    titles = {key: wording.heading(entry.title) for key, entry in read_card(root / "data/phantom.yaml").classes.items()}
     shown = dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
     assert shown == {titles[name]: wording.of_1000(p) for name, p in result.probabilities.items()}
     for disease, answer in result.present.items():
@@ -152,11 +153,11 @@ def test_compare_shows_the_verdict_first(root: Path, monkeypatch: pytest.MonkeyP
     page = open_page(root, monkeypatch, "compare")
     assert not page.exception and not page.error
     assert len(page.warning) == 1  # the drawings; none about the lock
-    assert page.header[0].value == "Verdict"
+    assert page.header[0].value == "Tiny: no evidence that synthesis helps"
     assert page.dataframe[0].value.index.tolist() == ["combined", "real"]
     assert page.dataframe[0].value["rare f1"].tolist() == pytest.approx([0.58, 0.55])
     said = words(page)
-    assert "No evidence that synthesis helps." in said and wording.PHANTOM in said and wording.NOTICE in said
+    assert wording.PHANTOM in said and wording.NOTICE in said and "Candidate `combined`." in said and "![" not in said
 
 
 def test_compare_says_when_a_report_was_changed(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +213,9 @@ def test_words() -> None:
     assert [wording.of_1000(p) for p in (0, 0.0004, 0.003, 0.5, 0.9996)] == [
         "fewer than 1 of 1,000", "fewer than 1 of 1,000", "3 of 1,000", "500 of 1,000", "more than 999 of 1,000",
     ]  # fmt: skip
+    assert [wording.percent(p) for p in (0.00001, 0.0115, 0.05, 0.727, 0.995, 0.99999)] == [
+        "under 0.01%", "1.15%", "5%", "72.7%", "99.50%", "over 99.99%",
+    ]  # fmt: skip
     titles = dict.fromkeys(CLASSES, "x") | {"df": "dermatofibroma", "nv": "nevus"}
     assert wording.conformal("0.90", ["df", "nv"], titles) == "**90%**: one of: dermatofibroma or nevus."
     assert "Refer" in wording.conformal("0.95", [], titles) and "Refer" in wording.conformal("0.95", list(CLASSES), titles)
@@ -226,3 +230,8 @@ def test_words() -> None:
 def test_logic_imports_no_streamlit() -> None:
     for name in ("artifacts", "risk", "wording"):
         assert "streamlit" not in (REPOSITORY / "app" / f"{name}.py").read_text().replace("imports no streamlit", "")
+
+
+def test_the_page_serves_this_machine_only_and_calls_nobody() -> None:
+    settings = tomllib.loads((REPOSITORY / ".streamlit" / "config.toml").read_text())
+    assert settings["server"]["address"] == "127.0.0.1" and settings["browser"]["gatherUsageStats"] is False

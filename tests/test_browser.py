@@ -50,5 +50,5 @@ def test_a_broken_file_and_the_other_view(address: str, chromium: Browser) -> No
     page.get_by_text("cannot be read by this model").wait_for()
     page.goto(f"{address}/compare")
     page.get_by_role("heading", name="Did synthesis help?").wait_for()
-    page.get_by_text("No evidence that synthesis helps.").wait_for()
+    page.get_by_role("heading", name="no evidence that synthesis helps").wait_for()
     assert "Traceback" not in page.inner_text("body")

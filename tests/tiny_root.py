@@ -78,7 +78,10 @@ def write_reports(folder: Path) -> None:
         path = folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 48), "white").save(path)
-    write_text(folder / "verdict.md", "# Verdict\n\nNo evidence that synthesis helps.\n\n![Differences with their intervals](figures/verdict.png)\n")
+    write_text(
+        folder / "verdict.md",
+        "# Tiny: no evidence that synthesis helps\n\nCandidate `combined`.\n\n![The controls](figures/verdict.png)\n\n## The regimes\n",
+    )
     write_json(folder / "verdict.json", {"candidate": "combined", "helps": False, "seeds": 5, "n_test_lesions": 210})
 
 

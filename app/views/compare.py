@@ -82,7 +82,7 @@ def show_table(folder: Path) -> None:
     first = [name for name in ("rare_f1", "rare_ap") if name in table]
     table = table[[*first, *table.columns.difference(first)]].sort_values(first, ascending=False)
     table.columns = [name.replace("_", " ") for name in table.columns]
-    numbers = {name: st.column_config.NumberColumn(format="%.3f") for name in table.columns}
+    numbers = {name: st.column_config.NumberColumn(format="%d" if name.startswith("n ") else "%.3f") for name in table.columns}
     table["trained on"] = [WHAT.get(name, "") for name in table.index]
     st.dataframe(table, column_config=numbers, alt="Scores of every regime")
     frame.small("Means over seeds, on the sealed test images. Higher is better; for ece and other errors lower is. Intervals stand in the figures.")

@@ -12,6 +12,7 @@ from PIL import Image
 from app import artifacts, frame, risk, wording
 from stages.classifier.prediction import Result, open_picture, predict, read_picture
 from stages.imaging.decode import Refused, square
+from stages.metrics.verdict import WHAT
 
 TYPES = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2"]
 SHOWN = 400  # px of the picture on the page
@@ -20,7 +21,7 @@ SHOWN = 400  # px of the picture on the page
 def show(choice: frame.Choice) -> None:
     """The whole view."""
     st.title("Read an image")
-    frame.small(f"{choice.card.title}. Model: {frame.describe(choice.regime)}.")
+    frame.small(f"{choice.card.title}. Model {choice.regime}: {WHAT.get(choice.regime, 'see its card')}.")
     content = frame.check(choice)
     uploaded = st.file_uploader(
         f"Image ({choice.card.modality})", type=TYPES, help="It is read in memory and forgotten when you leave: nothing is written to disk."
@@ -58,7 +59,7 @@ def show_result(choice: frame.Choice, picture: Image.Image, result: Result, info
             show_presence(titles[disease], disease, answer, result, info)
     st.subheader("Every diagnosis it knows")
     ranked = sorted(result.probabilities, key=lambda name: -result.probabilities[name])
-    rows = [(titles[n].capitalize(), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
+    rows = [(wording.heading(titles[n]), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
     st.table(pd.DataFrame(rows, columns=["Diagnosis", "Of 1,000 images like this", f"Range over {len(info['seeds'])} models"]), hide_index=True)
     frame.small(
         "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set. "
@@ -77,7 +78,7 @@ def show_presence(title: str, disease: str, answer: Any, result: Result, info: d
     """Present, not present or cannot say, with the frequency behind it and the lesions its threshold stands on."""
     word, icon, colour = wording.PRESENCE[answer]
     with st.container(border=True):
-        st.subheader(f"{title.capitalize()}: :{colour}[{icon} {word}]", anchor=False)
+        st.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
         st.markdown(wording.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"])))
         frame.small(wording.basis(info["thresholds"][disease]))
 
@@ -106,7 +107,7 @@ def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dic
     with st.container(border=True):
         heading = st.empty()  # the level is known once the prior is
         percent = st.number_input(
-            f"How many of 100 such patients have {title}, before answers and image",
+            f"Of 100 such patients, how many have {title} (before answers and image)",
             min_value=0.01,
             max_value=99.0,
             value=round(100 * default, 2),
@@ -117,7 +118,7 @@ def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dic
         found = risk.findings(disease, card.symptoms, answers)
         result = risk.assess(percent / 100, found, image, card.risk)
         word, icon, colour = wording.LEVEL[result.level]
-        heading.subheader(f"{title.capitalize()}: :{colour}[{icon} {word}]", anchor=False)
+        heading.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
         steps = [("Before", result.prior), ("After the answers", result.after_symptoms), ("After the image", result.after_image)]
         rows = [(name, wording.percent(value), wording.of_1000(value)) for name, value in steps]
         st.table(pd.DataFrame(rows, columns=["Step", "Chance", "Of 1,000 such patients"]), hide_index=True)
