@@ -53,7 +53,11 @@ def interrupt(repository: Path, number: signal.Signals) -> int:
     (repository / "reports/smoke/dvc.lock").unlink(missing_ok=True)
     (repository / "stages/phantom.py").write_text(f"# {number.name}, so that the run cache does not know this run\n")
     (repository / "slow").touch()
-    process = subprocess.Popen([sys.executable, *LAUNCH, "smoke"], cwd=repository, env=environment() | IDENTITY, start_new_session=True)
+    # A shell that starts tests in the background has them ignore Ctrl-C, and children inherit that.
+    process = subprocess.Popen(
+        [sys.executable, *LAUNCH, "smoke"], cwd=repository, env=environment() | IDENTITY, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         for _ in range(1200):
             if (repository / "started").exists() or process.poll() is not None:
