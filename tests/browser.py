@@ -58,9 +58,9 @@ def browser() -> Iterator[Browser]:
             opened.close()
 
 
-def open_page(opened: Browser, address: str, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
+def open_page(opened: Browser, address: str, width: int = 1280, height: int = 900) -> Page:
     """A page of `width` x `height` px, waited for until its title is there."""
-    page = opened.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light").new_page()
+    page = opened.new_context(viewport={"width": width, "height": height}).new_page()
     page.set_default_timeout(WAIT)
     page.goto(address)
     page.get_by_role("heading", level=1).first.wait_for()
@@ -74,17 +74,9 @@ def read_image(page: Page, data: bytes, name: str = "lesion.png") -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait until the server has sent the whole page and it is drawn."""
-    page.get_by_test_id("stStatusWidget").wait_for(state="detached")
-    page.wait_for_function("[...document.images].every(image => image.complete)")
-    page.wait_for_timeout(1500)
-
-
-def full_height(page: Page, path: Path) -> None:
-    """A picture of the whole page: Streamlit scrolls an inner box, so the window is made as tall as what is in it."""
-    height = page.evaluate("Math.max(...[...document.querySelectorAll('[data-testid=stMain]')].map(e => e.scrollHeight))")
-    size = page.viewport_size
-    assert size
-    page.set_viewport_size({"width": size["width"], "height": int(height) + 200})
-    settle(page)
-    page.screenshot(path=path)
+    """Wait until every picture and table of the page is drawn; call it once the page's last element is there."""
+    page.wait_for_function(
+        """!document.querySelector("[data-testid=stSkeleton]") && [...document.querySelectorAll("[data-testid=stImage]")].every(
+            box => [...box.querySelectorAll("img")].some(image => image.complete && image.naturalWidth))"""
+    )
+    page.wait_for_timeout(1500)  # fonts and fading

@@ -26,6 +26,7 @@ def main(root: Path = browser.REPOSITORY, folder: Path = FOLDER) -> None:
         browser.settle(page)
         page.screenshot(path=folder / "predict.png")
         page = browser.open_page(opened, f"{address}/compare", WIDTH, HEIGHT)
+        page.get_by_text("The verdict in full").wait_for()
         browser.settle(page)
         page.screenshot(path=folder / "compare.png")
     print(f"{folder}: predict.png, compare.png")
