@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -124,7 +123,6 @@ def test_push_and_pull_bring_the_models_without_training(as_default: Path, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("RARELENS_TWICE") != "1", reason="a second smoke run; RARELENS_TWICE=1 runs it")
 def test_two_runs_from_empty_caches_give_the_same_bytes(smoke_repo: Path, tmp_path: Path) -> None:
     second = checkout(tmp_path / "elsewhere")
     command(second, *LAUNCH)
