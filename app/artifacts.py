@@ -62,6 +62,11 @@ class Place:
         presets = [p for p in sorted((self.root / "presets").glob("*.yaml")) if _preset_dataset(p) == self.name]
         return f"make reproduce PRESET={presets[0].stem}" if presets else "dvc repro"
 
+    @property
+    def remedy(self) -> str:
+        """How to get the tracked files back; DVC's own commands know the default data set only."""
+        return f"Restore it with `dvc checkout` or rebuild it with `{self.command}`." if self.default else f"Rebuild it with `{self.command}`."
+
     def regimes(self) -> list[str]:
         """The regimes that have a model."""
         return sorted(p.parent.name for p in self.models.glob("*/model.json"))
@@ -80,7 +85,7 @@ def places(base: Path) -> list[Place]:
 
 
 def candidate(place: Place) -> str:
-    """The one regime that was chosen on val: the verdict names it, before there is one evaluate.candidate of params.yaml."""
+    """The one regime that the verdict is on: the verdict names it, before there is one evaluate.candidate of params.yaml."""
     verdict = place.reports / "verdict.json"
     return str(read_json(verdict)["candidate"]) if verdict.exists() else read_params(place.root / "params.yaml").evaluate.candidate
 
@@ -122,7 +127,8 @@ def check(place: Place, regime: str) -> str:
     """
     folder = place.models / regime
     if not (folder / "model.json").exists():
-        raise UserError(f"There is no model for {place.name}, regime {regime}. Build it with `{place.command}` or fetch it with `dvc pull`.")
+        fetch = " or fetch it with `dvc pull`" if place.default else ""
+        raise UserError(f"There is no model for {place.name}, regime {regime}. Build it with `{place.command}`{fetch}.")
     relative = folder.relative_to(place.root).as_posix()
     expected, found = locked(place.lock, relative), dvc_hash(folder)
     if expected is None:
@@ -133,7 +139,7 @@ def check(place: Place, regime: str) -> str:
     if found != expected:
         raise LawError(
             f"The model in {relative} is not the one that {place.lock.relative_to(place.root)} records "
-            f"(found {found[:8]}, recorded {expected[:8]}). Restore it with `dvc checkout` or rebuild it with `{place.command}`."
+            f"(found {found[:8]}, recorded {expected[:8]}). {place.remedy}"
         )
     return found
 

@@ -69,10 +69,10 @@ def probability(odds_: float) -> float:
 def supported(n_positive: int, n_negative: int) -> tuple[float, float]:
     """The least and greatest likelihood ratio that `n_positive` and `n_negative` calibration lesions can support.
 
-    A perfect marker there, with no miss and no false alarm, still leaves rates of about 1 / (n + 1) possible (Laplace's rule of succession,
-    rounded to the safe side): the ratio of a positive is at most 1 / (1 / (n_negative + 1)), that of a negative at least 1 / (n_positive + 1).
+    A perfect marker there, with no miss and no false alarm, still leaves rates of up to 3 / n possible at 95% (the rule of three, Hanley and
+    Lippman-Hand 1983): the ratio of a positive is at most n_negative / 3, that of a negative at least 3 / n_positive; never beyond 1.
     """
-    return 1 / (n_positive + 1), float(n_negative + 1)
+    return min(1.0, 3 / n_positive), max(1.0, n_negative / 3)
 
 
 def image_ratio(p: float, prior: float, n_positive: int, n_negative: int) -> ImageRatio | None:
@@ -97,10 +97,10 @@ def findings(disease: str, symptoms: Mapping[str, Symptom], answers: Mapping[str
 
 
 def default_prior(cut: Risk, disease: str, prior_cal: Mapping[str, float]) -> tuple[float, str]:
-    """Where the editable prior starts, and in words where that comes from: the card's value, or the disease's share of cal; within 0.0001..0.99."""
+    """Where the editable prior starts, and in words where that comes from: the card's value, or the disease's share of cal; within 1 in a million..0.99."""
     own = cut.prior.get(disease)
     value, origin = (prior_cal[disease], "the share in the calibration set") if own is None else (own, "the card's value")
-    return min(max(value, 0.0001), 0.99), origin
+    return min(max(value, 1e-6), 0.99), origin
 
 
 def level(p: float, cut: Risk) -> Level:

@@ -84,10 +84,9 @@ def frequency(p: float, title: str, low: float, high: float, models: int) -> str
 def basis(limits: Mapping[str, float]) -> str:
     """On how many calibration lesions a disease's thresholds stand."""
     n, m = int(limits["n_positive"]), int(limits["n_negative"])
-    text = (
-        f"“Present” from {of_1000(limits['present'])} on, “not present” under {of_1000(limits['absent'])}; "
-        f"set on {n:,} lesions with it and {m:,} without."
-    )
+    present = f"“Present” from {of_1000(limits['present'])} on" if limits["present"] <= 1 else "“Present” is never said"
+    absent = f"“not present” under {of_1000(limits['absent'])}" if limits["absent"] > 0 else "“not present” is never said"
+    text = f"{present}, {absent}; set on {n:,} lesions with it and {m:,} without."
     if n < FEW:
         text += f" {n} are too few to claim a sensitivity."
     return text

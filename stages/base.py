@@ -31,8 +31,6 @@ from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json
 from stages.runtime.params import Base, Params, read_params
 
-UNKNOWN = "pre-training set unknown, may contain public test images"
-
 
 def name_source(p: Base) -> dict[str, Any]:
     """base.json of the source as it is: what it is called, its hashes, its backbone, whether its groups are known."""
@@ -44,7 +42,8 @@ def name_source(p: Base) -> dict[str, Any]:
         raise UserError(f"params.yaml: base.backbone: {body / backbone.WEIGHTS} does not exist")
     if not local and not p.revision:
         raise UserError(f"params.yaml: base.source {p.source!r} is not a folder; a hub id needs base.revision, the commit it is pinned to")
-    known = local and (folder / SEEN).exists()
+    taught = [folder, *([body] if p.backbone else [])]  # a backbone from elsewhere brings its own record
+    known = local and all((f / SEEN).exists() for f in taught)
     return {
         "source": p.source,
         "revision": p.revision,
@@ -54,7 +53,6 @@ def name_source(p: Base) -> dict[str, Any]:
         "backbone_hash": sha256(body / backbone.WEIGHTS) if has_body else None,
         "trained": False,
         "known_groups": known,
-        "note": "its training groups are recorded" if known else UNKNOWN,
     }
 
 
@@ -125,14 +123,15 @@ def main() -> None:
     params, card, split = read_params(), read_card(args.card), read_split(args.split)
     determinism.fix(params.threads, params.base.seed)
     info = name_source(params.base)
-    seen = read_seen(params.base.source) if info["known_groups"] else set()
+    taught = [f for f in (params.base.source, params.base.backbone) if f and info["known_groups"]]
+    seen = set().union(*(read_seen(f) for f in taught))
     out = fresh(args.out_dir)
+    refuse_overlap(seen, split, f"base {params.base.source}")
     if params.base.train:
         rows = split[split["split"] == "base"].merge(read_table(args.refined).drop(columns=["label", "group", "split"], errors="ignore"), on="id")
         pipe = open_pipeline(params.base.source, params.base.revision).to(torch.float32)
         info = continue_base(pipe, card, params, rows, info, out)
         seen |= {group_hash(g) for g in rows["group"]}
-    refuse_overlap(seen, split, f"base {params.base.source}")
     write_seen(out, seen)
     write_json(out / "base.json", info)
 

@@ -1,4 +1,4 @@
-"""Test every regime on the sealed real images, once, and give the verdict.
+"""Test every regime on the sealed real images, and give the verdict.
 
 In:  dataset card, refined images, split, models (base, judge, lora, a folder per regime), synthetic images, REPORT_DIR/data.json.
 Out: in REPORT_DIR: metrics.json (the regime evaluate.regime), metrics/<regime>.json, detail/<regime>.json, verdict.json, verdict.md,
@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stages.classifier.calibration import softmax
-from stages.classifier.predictor import Predictor, load
+from stages.classifier.calibration import calibrated
+from stages.classifier.predictor import Predictor, load, tempered
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_table
@@ -64,11 +64,6 @@ def make_truth(test: pd.DataFrame, classes: list[str], rare: list[str]) -> Truth
     return Truth(labels, np.unique(test["group"].to_numpy(str), return_inverse=True)[1], classes, [classes.index(d) for d in sorted(rare)])
 
 
-def calibrated(logits: Floats, info: dict[str, Any], seeds: list[int]) -> NDArray[np.float64]:
-    """Probabilities (S, N, C) of `logits` (S, N, C), each seed by its own temperature."""
-    return np.stack([softmax(one, info["temperature"][str(s)]) for one, s in zip(logits, seeds, strict=True)])
-
-
 def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: float) -> dict[str, NDArray[np.float64]]:
     """Probabilities (S, N, C) per regime, "logit_adjust" and, where real has second seeds, "aa".
 
@@ -78,12 +73,12 @@ def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: fl
     for regime, predictor in progress(predictors.items(), "test", "regime", total=len(predictors)):
         info, seeds = predictor.info, list(predictor.seeds)
         logits = predictor.logits(images, [*seeds, *info["aa_seeds"]])
-        members[regime] = calibrated(logits[: len(seeds)], info, seeds)
+        members[regime] = tempered(logits[: len(seeds)], info, seeds)
         if regime == "real":
             prior = np.array([info["prior_train"][c] for c in predictor.classes])
-            members["logit_adjust"] = calibrated(logits[: len(seeds)] - tau * np.log(np.maximum(prior, 1e-6)), info, seeds)
+            members["logit_adjust"] = tempered(logits[: len(seeds)] - tau * np.log(np.maximum(prior, 1e-6)), info, seeds)
             if info["aa_seeds"]:
-                members[AA] = calibrated(logits[len(seeds) :], info, info["aa_seeds"])
+                members[AA] = tempered(logits[len(seeds) :], info, info["aa_seeds"])
     return members
 
 
@@ -132,7 +127,9 @@ def assess(
         "exposures": info["exposures"],
     }
     if name != "logit_adjust":  # it has no thresholds and quantiles of its own
-        detail |= {"thresholds": at_thresholds(ensemble, truth, info["thresholds"]), "conformal": coverage(ensemble, truth, info["conformal"])}
+        told = calibrated(ensemble, info)
+        detail |= {"calibrated": {k: round(v, DIGITS) for k, v in scores(told, truth).items()}}  # what page and predict say
+        detail |= {"thresholds": at_thresholds(told, truth, info["thresholds"]), "conformal": coverage(ensemble, truth, info["conformal"])}
     if any(kinds["synthetic"] for shown in info["exposures"].values() for kinds in shown.values()):
         detail["generator"] = generator_counts(synthetic)
     return metrics, detail
@@ -230,7 +227,8 @@ def main() -> None:
     for name, table in tables.items():
         write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))
     report.draw(args.report_dir, verdict, details, tables, facts)
-    save_sheet(contact_sheet(split, refined, synthetic, params.rare, size, facts.marks), args.report_dir / "plots" / "contact.png", palette=False)
+    sheet = contact_sheet(split, refined, synthetic, params.rare, size, facts.marks)
+    save_sheet(sheet, args.report_dir / "plots" / "contact.png", generated=True)
 
 
 if __name__ == "__main__":

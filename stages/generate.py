@@ -26,13 +26,13 @@ from tqdm import tqdm
 from stages.classifier.judge import load_judge
 from stages.dataset.card import Class, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
-from stages.dataset.table import decode, encode_png, read_rows, write_table
+from stages.dataset.table import decode, read_rows, write_table
 from stages.diffusion import adapter
 from stages.diffusion.base import device, load_base, side
 from stages.diffusion.prompts import render_prompts
 from stages.diffusion.sampling import IMAGE, TEXT, Request, Sampler, spread
 from stages.diffusion.selection import Attempt, fill
-from stages.diffusion.watermark import encode_marked
+from stages.imaging.watermark import encode_marked
 from stages.imaging.sheet import save_sheet
 from stages.runtime.determinism import seed_of
 from stages.runtime.errors import LawError, UserError, run
@@ -70,7 +70,7 @@ def table_of(attempts: list[Attempt], disease: str, classes: list[str], p: Gener
     rows = []
     for a in attempts:
         r = a.request
-        image = None if a.pixels is None else encode_marked(a.pixels) if a.accepted else encode_png(a.pixels)
+        image = None if a.pixels is None else encode_marked(a.pixels)
         row = {
             "id": f"syn-{disease}-{r.slot:05d}-{r.attempt:02d}-{r.seed % 2**32:08x}",
             "label": disease, "accepted": a.accepted, "reason": a.reason, "image": image, "prompt": r.prompt, "seed": r.seed,
@@ -82,7 +82,7 @@ def table_of(attempts: list[Attempt], disease: str, classes: list[str], p: Gener
     return pd.DataFrame(rows)
 
 
-def summarise(table: pd.DataFrame, disease: str, pool: int, needed: int) -> dict[str, Any]:
+def summarise(table: pd.DataFrame, disease: str, pool: int) -> dict[str, Any]:
     """Accept rates, overall and per mode, and how often each reason was given."""
 
     def rate(part: pd.DataFrame) -> dict[str, Any]:
@@ -91,7 +91,6 @@ def summarise(table: pd.DataFrame, disease: str, pool: int, needed: int) -> dict
     return {
         "disease": disease,
         "pool": pool,
-        "needed": needed,
         **rate(table),
         "modes": {mode: rate(part) for mode, part in table.groupby("mode")},
         "reasons": dict(Counter(r for r in table["reason"] if r)),
@@ -109,7 +108,7 @@ def write(table: pd.DataFrame, summary: dict[str, Any], attempts: Sequence[Attem
                 rows.setdefault(a.request.mode if accepted else a.reason, []).append(a.pixels)
         if rows:  # every so many-th of a row, so that all sources are seen
             spaced = {f"{title} ({len(each)})": np.stack(each[:: max(1, len(each) // SHEET)][:SHEET]) for title, each in sorted(rows.items())}
-            save_sheet(spaced, out / f"{name}.png")
+            save_sheet(spaced, out / f"{name}.png", generated=True)
 
 
 def main() -> None:
@@ -134,7 +133,7 @@ def main() -> None:
     train = read_rows(args.refined, split, "train", disease)
     ids, fold = list(train["id"]), dict(zip(train["id"], train["fold"].astype(int), strict=True))
     sources = dict(zip(ids, decode(train["image"], side(pipe)), strict=True))
-    sampler = Sampler(pipe, sources, p.steps, p.guidance, p.batch)
+    sampler = Sampler(pipe, sources, p.steps, p.guidance)
     hashes = (base["hash"], info["adapter_hash"])
 
     def draw(requests: Sequence[Request]) -> NDArray[np.float32]:
@@ -154,15 +153,11 @@ def main() -> None:
     table = table_of(attempts, disease, judge.classes, p, hashes)
     if real := set(table["id"]) & set(split["id"]):
         raise LawError(f"synthetic image {sorted(real)[0]!r} has the id of a real one")
-    needed = params.mix.per_class * len(params.train.seeds)
-    summary = summarise(table, disease, p.pool, needed)
+    summary = summarise(table, disease, p.pool)
     write(table, summary, attempts, fresh(args.out_dir))
     said = f"{disease}: {summary['accepted']} of {summary['attempts']} attempts accepted ({summary['rate']:.0%}; reasons: {summary['reasons']})"
-    if summary["accepted"] < needed:
-        raise UserError(
-            f"{said}, but {needed} are needed (mix.per_class {params.mix.per_class} x {len(params.train.seeds)} seeds): look at "
-            f"{args.out_dir / 'rejected.png'}; raise generate.pool, generate.max_attempts or lora_train.steps, or lower judge.accept or mix.per_class"
-        )
+    if not summary["accepted"]:
+        raise UserError(f"{said}: look at {args.out_dir / 'rejected.png'}; raise generate.max_attempts or lora_train.steps, or lower judge.accept")
     print(said + ("" if summary["accepted"] >= p.pool else f"; {p.pool - summary['accepted']} of {p.pool} slots stayed empty"))
 
 

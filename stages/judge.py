@@ -1,7 +1,7 @@
 """Train the judge: one classifier a fold on the real training images of the other folds.
 
 In:  dataset card, refined images, split (train rows with their fold), base (starting weights).
-Out: OUT_DIR/fold<k>.safetensors, judge.json (classes, accept, accuracy out of fold, hashes), groups_seen.txt.
+Out: OUT_DIR/fold<k>.safetensors, judge.json (classes, accept, recall out of fold, hashes), groups_seen.txt.
 
     python -m stages.judge CARD REFINED SPLIT BASE_DIR OUT_DIR
 """

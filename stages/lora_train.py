@@ -21,6 +21,7 @@ from typing import Any
 
 from stages.runtime import determinism
 
+import torch
 from accelerate import PartialState
 
 from stages.dataset.card import Class, read_card
@@ -81,10 +82,11 @@ def plot(info: dict[str, Any], path: Path) -> None:
 
 
 def key_of(disease: str, kind: Class, rows: dict[str, Any], p: LoraTrain, base_hash: str) -> str:
-    """A hash of all that the training depends on: parameters, prompts, images, base and this code."""
+    """A hash of all that the training depends on: parameters, prompts, images and what is known of them, base, threads and this code."""
     code = [sha256(f) for f in sorted(Path(adapter.__file__).parent.glob("*.py"))]
     images = {part: [hashlib.sha256(b).hexdigest() for b in table["image"]] for part, table in rows.items()}
-    value = [disease, kind.model_dump(), p.model_dump(), base_hash, code, images]
+    known = {part: table.drop(columns="image").to_json() for part, table in rows.items()}
+    value = [disease, kind.model_dump(), p.model_dump(), base_hash, code, images, known, torch.get_num_threads()]
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 

@@ -3,7 +3,8 @@
     python -m stages.predict MODEL_DIR INPUT OUTPUT.csv
 
 Columns: file (its path under INPUT), status, reason, predicted, p_<class> (calibrated, 0..1), present_<disease> (yes, no,
-cannot say) per rare disease, conformal_set (the classes at 90% coverage joined by ';', empty where it is not offered).
+cannot say) per rare disease, conformal_set (the classes at 90% coverage joined by ';'; "none" where no class fits, empty where it is
+not offered).
 `status` is ok, refused (an image, but one on which the model may not speak) or error (not an image that can be read). Of a file
 with several frames the first is read. A bad file costs its own row, never the run; a model that is missing or was changed stops it.
 """
@@ -99,7 +100,7 @@ def fields(result: Result) -> dict[str, str]:
         "predicted": result.predicted,
         **{f"p_{name}": f"{p:.6f}" for name, p in result.probabilities.items()},
         **{f"present_{disease}": answer for disease, answer in result.present.items()},
-        "conformal_set": ";".join(result.conformal.get(COVERAGE) or []),
+        "conformal_set": "" if (names := result.conformal.get(COVERAGE)) is None else ";".join(names) or "none",
     }
 
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stages.runtime import determinism
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -52,11 +54,16 @@ def cached(part: str, key: dict[str, Any], module: torch.nn.Module, train: Calla
     return curve
 
 
+def namespace(turn: int) -> str:
+    """Where the captioned drawings of a round come from: every round sees new ones."""
+    return "pretrain/captioned" if not turn else f"pretrain/captioned/{turn}"
+
+
 def make_pipeline(p: Pretrain) -> tuple[Any, dict[str, list[float]]]:
     """The trained pipeline and its training curves (autoencoder: PSNR in dB; denoiser: loss)."""
     tokenizer = build_tokenizer()
     torch.manual_seed(p.seed)
-    pipe = build_pipeline(tokenizer, p.size, tuple(p.denoiser.widths), tuple(p.autoencoder.widths))
+    pipe = build_pipeline(tokenizer, p.size, tuple(p.denoiser.widths), tuple(p.autoencoder.widths)).to(backbone.device())
     a, d = p.autoencoder, p.denoiser
     curves = {
         "autoencoder": cached(
@@ -66,12 +73,16 @@ def make_pipeline(p: Pretrain) -> tuple[Any, dict[str, list[float]]]:
     }  # fmt: skip
     scale_latents(pipe.vae, corpus.captioned(min(1000, d.images), p.size)[0])
 
-    def denoise() -> list[float]:
-        images, prompts, _ = corpus.captioned(d.images, p.size)
-        return train_denoiser(pipe, encode(pipe.vae, images), prompts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed)
-
     both = torch.nn.ModuleList([pipe.unet, pipe.text_encoder])
-    curves["denoiser"] = cached("denoiser", {"pretrain": p.model_dump(exclude={"backbone"})}, both, denoise)
+    key = {"size": p.size, "seed": p.seed, "autoencoder": a.model_dump(), **d.model_dump(exclude={"rounds"})}
+    curves["denoiser"] = []
+    for turn in range(d.rounds):  # warm restarts, each a cached part: an hour's work that is interrupted loses little
+
+        def denoise(turn: int = turn) -> list[float]:
+            images, prompts, _ = corpus.captioned(d.images, p.size, namespace(turn))
+            return train_denoiser(pipe, encode(pipe.vae, images), prompts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed + turn)
+
+        curves["denoiser"] += cached("denoiser", {**key, "round": turn}, both, denoise)
     return pipe, curves
 
 
@@ -81,13 +92,14 @@ def train_backbone(p: Pretrain) -> torch.nn.Module:
     model = backbone.build(b.name, len(phantoms.COMMON), seed=p.seed)
 
     def train() -> list[float]:
-        images, _, labels = corpus.captioned(p.denoiser.images, p.size)
+        drawn = [corpus.captioned(p.denoiser.images, p.size, namespace(turn)) for turn in range(b.rounds)]
+        images, labels = (np.concatenate([part[k] for part in drawn]) for k in (0, 2))
         recipe = Recipe(steps=b.steps, batch=b.batch, lr=b.lr, weight_decay=0.01, augment=AUGMENT, seed=p.seed)
         with tqdm(total=b.steps, desc="backbone", unit=" step", mininterval=1) as bar:
             fit(model, images, labels, recipe, tick=bar.update)
         return []
 
-    cached("backbone", {"backbone": b.model_dump(), "images": p.denoiser.images, "size": p.size}, model, train)
+    cached("backbone", {"backbone": b.model_dump(), "images": p.denoiser.images, "size": p.size, "seed": p.seed}, model, train)
     return model.eval()
 
 
@@ -95,21 +107,25 @@ def write_card(out: Path, p: Pretrain, curves: dict[str, list[float]], measured:
     """card.json and card.md: how the base was made, on what, and how it fares against its bars."""
     write_json(out / "card.json", {"params": p.model_dump(), "curves": curves, "bars": measured, "groups_sha256": sha256(out / SEEN)})
     rec, gen = measured["reconstruction"], measured["samples"]
+    d = p.denoiser
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     named = "\n".join(f"| {c} | {gen['named'][c]:.0%} | {gen['scorer_on_real'][c]:.0%} |" for c in [*phantoms.COMMON, "all"])
     write_text(
         out / "card.md",
         f"""# models/base
 
 A small Stable Diffusion (CLIP tokenizer and text encoder, UNet, AutoencoderKL; {p.size} px) and a `{p.backbone.name}`,
-made by `python -m stages.pretrain` from drawings alone (`stages/imaging/corpus.py`), on two CPU cores.
-It has seen the common classes {", ".join(phantoms.COMMON)}; {" and ".join(phantoms.RARE)} never, neither drawn nor named.
+made by `python -m stages.pretrain` from drawings alone (`stages/imaging/corpus.py`), on {hardware}.
+At the end of training: autoencoder {curves["autoencoder"][-1]:.1f} dB, denoising loss {curves["denoiser"][-1]:.4f}.
+UNet, text encoder and backbone have seen the common classes {", ".join(phantoms.COMMON)}; {" and ".join(phantoms.RARE)} never, neither drawn
+nor named. The autoencoder has seen class-free drawings: every structure the renderer knows, mixed at random, under no class's rule.
 The lesions have a namespace of their own and are in no data set (`groups_seen.txt`). It knows drawings, not patients.
 
 | part | trained on | steps | batch |
 |---|---|---|---|
 | autoencoder | {p.autoencoder.images} class-free drawings, permuted colours, dead leaves | {p.autoencoder.steps} | {p.autoencoder.batch} |
-| UNet and text encoder | {p.denoiser.images} captioned drawings of the common classes | {p.denoiser.steps} | {p.denoiser.batch} |
-| backbone | the same drawings | {p.backbone.steps} | {p.backbone.batch} |
+| UNet and text encoder | {d.rounds} x {d.images} captioned drawings of the common classes | {d.rounds} x {d.steps} | {d.batch} |
+| backbone | {p.backbone.rounds} x {d.images} such drawings | {p.backbone.steps} | {p.backbone.batch} |
 
 Reconstruction of unseen drawings, mean per-image PSNR ({rec["n_each"]} each): common {rec["common"]} dB,
 {", ".join(f"{c} {rec[c]} dB" for c in phantoms.RARE)}. The bar: 30 dB, rare classes within 1 dB of common ones.
@@ -142,10 +158,11 @@ def main() -> None:
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
     backbone.save(body, out / "backbone" / backbone.WEIGHTS, half=True)
     write_json(out / "backbone" / "backbone.json", {"name": p.backbone.name})
-    write_seen(out, (group_hash(corpus.group_of("pretrain/captioned", i)) for i in range(p.denoiser.images)))
+    drawn = [(namespace(turn), i) for turn in range(max(p.denoiser.rounds, p.backbone.rounds)) for i in range(p.denoiser.images)]
+    write_seen(out, (group_hash(corpus.group_of(*each)) for each in drawn))
 
     pipe.to(torch.float32)
-    judge = bars.scorer(p.size, per_class=600, name=p.backbone.name, steps=500)
+    judge = bars.scorer(p.size, p.backbone.name)
     samples, pictures = bars.naming(pipe, judge, p.size, n=100)
     rare, _, _ = corpus.captioned(16, p.size, "bars/sheet", phantoms.RARE)
     common = len(phantoms.COMMON)
@@ -155,7 +172,7 @@ def main() -> None:
         "rare drawings, never trained on": rare,
         "the same through the autoencoder": reconstruct(pipe.vae, rare),
     }
-    save_sheet(rows, out / "samples.png", zoom=1)
+    save_sheet(rows, out / "samples.png", zoom=1, generated=True)
     write_card(out, p, curves, {"reconstruction": bars.reconstruction(pipe.vae, p.size, n=200), "samples": samples})
 
 

@@ -2,7 +2,7 @@
 
 In:  dataset card, refined images, split, base (starting weights), for synth and combined the synthetic images.
 Out: MIX (seed, id, label, kind: what each seed trains on, one row per image, written first);
-     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, temperatures, thresholds, conformal
+     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, temperatures, class bias, thresholds, conformal
      quantiles, priors, hashes), groups_seen.txt.
 
     python -m stages.train REGIME CARD REFINED SPLIT BASE_DIR MIX OUT_DIR [--synthetic DIR]
@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 from stages.classifier import backbone, mix
-from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_temperature
+from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_bias, fit_temperature, shift
 from stages.classifier.fit import Recipe, batches, class_weights, fit
-from stages.classifier.predictor import Predictor
+from stages.classifier.predictor import tempered
 from stages.classifier.start import seen_by_start, start_weights
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_seen
@@ -38,27 +39,42 @@ from stages.runtime.params import Params, read_params
 
 def macro_ap(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Mean one-vs-rest average precision of the classes present in `labels` (N,), of logits (N, C): the selection score."""
-    log_p = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    log_p = log_softmax(logits, axis=1)
     return float(np.mean([average_precision_score(labels == c, log_p[:, c]) for c in np.unique(labels)]))
 
 
 def exposures(labels: NDArray[np.int64], kinds: NDArray[np.str_], classes: list[str], recipe: Recipe) -> dict[str, dict[str, int]]:
     """How often each class was shown, by kind, in one run of `recipe` over rows with `labels` and `kinds`."""
     rows = torch.cat(batches(len(labels), recipe.steps, recipe.batch, torch.Generator().manual_seed(recipe.seed))).numpy()
-    shown = pd.crosstab(labels[rows], kinds[rows])
-    return {c: {k: int(shown.get(k, pd.Series(dtype=int)).get(i, 0)) for k in mix.KINDS} for i, c in enumerate(classes)}
+    shown = pd.crosstab(labels[rows], kinds[rows]).reindex(index=range(len(classes)), columns=list(mix.KINDS), fill_value=0)
+    return {c: dict(zip(mix.KINDS, counts, strict=True)) for c, counts in zip(classes, shown.to_numpy().tolist(), strict=True)}
 
 
-def calibrate(predictor: Predictor, images: NDArray[np.uint8], labels: NDArray[np.int64], rare: list[str], everyone: list[int]) -> dict[str, Any]:
-    """Temperatures per seed, then thresholds and conformal quantiles of the ensemble, all from the cal images alone."""
-    raw = predictor.logits(images, everyone)
-    predictor.info["temperature"] = {str(s): round(fit_temperature(raw[k], labels), 6) for k, s in enumerate(everyone)}
-    p = predictor.probabilities(images)
-    positive = {d: predictor.classes.index(d) for d in rare}
+def calibrate(
+    logits: NDArray[np.float32], cal: pd.DataFrame, classes: list[str], rare: list[str], seeds: list[int], everyone: list[int]
+) -> dict[str, Any]:
+    """Temperatures per seed, then bias, thresholds and conformal quantiles of the ensemble, from the images of `cal` (label, group) alone.
+
+    `logits` (S, N, C) of `everyone`, of whom `seeds` come first. A lesion's probability is the mean over its images, as in evaluate.
+    """
+    number, group = cal["label"].map(classes.index).to_numpy(np.int64), cal["group"].to_numpy()
+    labels = pd.Series(number).groupby(group).first().to_numpy()
+
+    def by_lesion(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        return pd.DataFrame(p).groupby(group).mean().to_numpy()
+
+    temperature = {str(s): fit_temperature(one, number) for s, one in zip(everyone, logits, strict=True)}
+    ensemble = tempered(logits[: len(seeds)], {"temperature": temperature}, seeds).mean(0)
+    bias = fit_bias(by_lesion(ensemble), labels)
+    p = by_lesion(shift(ensemble, bias))
+    # Conformal scores come before the bias, which was fitted on these very lesions: their promise needs scores that were not.
     return {
-        "temperature": predictor.info["temperature"],
-        "thresholds": {d: disease_thresholds(p[:, i], labels == i) for d, i in positive.items()},
-        "conformal": {f"{1 - alpha:.2f}": conformal_quantiles(p, labels, predictor.classes, alpha) for alpha in (0.1, 0.05)},
+        "temperature": temperature,
+        "bias": dict(zip(classes, bias.tolist(), strict=True)),
+        "thresholds": {d: disease_thresholds(p[:, classes.index(d)], labels == classes.index(d)) for d in rare},
+        "conformal": {f"{1 - alpha:.2f}": conformal_quantiles(by_lesion(ensemble), labels, classes, alpha) for alpha in (0.1, 0.05)},
+        "prior_cal": {c: round(float((labels == i).mean()), 6) for i, c in enumerate(classes)},
+        "n_cal": {c: int((labels == i).sum()) for i, c in enumerate(classes)},
     }
 
 
@@ -71,7 +87,6 @@ def describe(params: Params, card: Card, regime: str, start: Path | None) -> dic
         "phantom": card.phantom,
         "classes": card.class_names,
         "rare": sorted(params.rare),
-        "normal": [c for c in card.class_names if card.classes[c].normal],
         "backbone": t.backbone,
         "transform": {"size": params.refine.size, "mean": list(backbone.MEAN), "std": list(backbone.STD)},
         "seeds": t.seeds,
@@ -103,6 +118,8 @@ def main() -> None:
         raise UserError(f"params.yaml: rare names {', '.join(unknown)}, which {args.card} does not have; it has {', '.join(classes)}")
 
     # --- what each seed trains on
+    if empty := {"val", "cal"} - set(split["split"]):
+        raise UserError(f"{args.split}: no image in {' and '.join(sorted(empty))}; raise split.{min(empty)} in params.yaml")
     table = read_table(args.refined, ["id", "image"]).set_index("id")["image"]
     synthetic = mix.read_synthetic(args.synthetic, params.rare, split) if args.synthetic else None
     plan = describe(params, card, args.regime, start)
@@ -115,11 +132,8 @@ def main() -> None:
     pixels = decode(pool.loc[used], params.refine.size)
     number = {c: i for i, c in enumerate(classes)}
 
-    def part(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        chosen = split[split["split"] == name]
-        return decode(table.loc[chosen["id"]], params.refine.size), np.asarray(chosen["label"].map(number), np.int64)
-
-    (val, val_labels), (cal, cal_labels) = part("val"), part("cal")
+    chosen = split[split["split"] == "val"]
+    val, val_labels = decode(table.loc[chosen["id"]], params.refine.size), np.asarray(chosen["label"].map(number), np.int64)
 
     # --- one classifier a seed
     out = fresh(args.out_dir)
@@ -149,16 +163,16 @@ def main() -> None:
 
     # --- calibration, and the record
     write_seen(out, seen | {group_hash(g) for g in split.loc[split["split"] == "train", "group"]})
-    cal_groups = split[split["split"] == "cal"].groupby("label")["group"].nunique()
+    cal = split[split["split"] == "cal"]
+    cal_images = decode(table.loc[cal["id"]], params.refine.size)
+    cal_logits = np.stack([backbone.logits(models[str(s)], cal_images) for s in everyone])
     count_train = rows.loc[rows["seed"] == everyone[0], "label"].value_counts()
     plan["training"]["selected_step"] = selected
     plan |= {
-        **calibrate(Predictor({**plan, "weights": weights}, models), cal, cal_labels, plan["rare"], everyone),
+        **calibrate(cal_logits, cal, classes, plan["rare"], plan["seeds"], everyone),
         "weights": weights,
         "exposures": shown,
-        "prior_cal": {c: round(float((cal_labels == number[c]).mean()), 6) for c in classes},
         "prior_train": {c: round(float(count_train.get(c, 0) / count_train.sum()), 6) for c in classes},
-        "n_cal": {c: int(cal_groups.get(c, 0)) for c in classes},
         "base_hash": read_json(args.base_dir / "base.json")["hash"],
         "split_sha256": sha256(args.split),
         "mix_sha256": sha256(args.mix),

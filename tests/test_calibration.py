@@ -6,25 +6,33 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
-from stages.classifier.calibration import conformal_quantiles, conformal_set, disease_thresholds, fit_temperature, softmax
-
-
-def test_softmax_is_a_distribution_and_does_not_overflow() -> None:
-    p = softmax(np.array([[1000.0, 0.0], [0.0, 0.0]]), 2.0)
-    np.testing.assert_allclose(p, np.array([[1, 0], [0.5, 0.5]]), atol=1e-12)
+from stages.classifier.calibration import conformal_quantiles, conformal_set, disease_thresholds, fit_bias, fit_temperature, shift
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
 def test_temperature_is_recovered(true: float) -> None:
     rng = np.random.default_rng(0)
     clean = rng.normal(size=(20_000, 4)) * 2
-    labels = np.array([rng.choice(4, p=row) for row in softmax(clean)])
+    labels = np.array([rng.choice(4, p=row) for row in softmax(clean, axis=-1)])
     assert fit_temperature(clean * true, labels) == pytest.approx(true, rel=0.05)
 
 
-def test_temperature_without_rows_is_one() -> None:
-    assert fit_temperature(np.empty((0, 3)), np.empty(0, int)) == 1.0
+def test_the_bias_undoes_a_change_in_the_mix_of_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(3, size=30_000, p=[0.6, 0.3, 0.1])
+    logits = rng.normal(size=(30_000, 3)) + 2.0 * np.eye(3)[labels]  # the likelihood of each class, up to a constant
+    believed = softmax(2.0 * logits + np.log([0.98, 0.01, 0.01]), axis=1)  # from a train set of another mix
+    true = softmax(2.0 * logits + np.log([0.6, 0.3, 0.1]), axis=1)
+    bias = fit_bias(believed, labels)
+    np.testing.assert_allclose(shift(believed, bias), true, atol=0.02)
+    np.testing.assert_allclose(shift(believed, bias).mean(0), [0.6, 0.3, 0.1], atol=0.01)
+
+
+def test_a_class_without_a_row_keeps_a_finite_bias() -> None:
+    bias = fit_bias(np.full((40, 3), 1 / 3), np.repeat([0, 1], 20))
+    assert np.isfinite(bias).all() and bias[2] < bias[0]
 
 
 @settings(max_examples=200, deadline=None)
@@ -70,7 +78,7 @@ def test_conformal_covers_each_class() -> None:
     covered = []
     for _ in range(200):
         labels = np.repeat([0, 1, 2], 30)
-        p = softmax(rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[labels])
+        p = softmax(rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[labels], axis=-1)
         cal, new = np.arange(90) % 30 < 20, np.arange(90) % 30 >= 20
         quantiles = conformal_quantiles(p[cal], labels[cal], ["a", "b", "c"], 0.1)
         sets = [conformal_set(row, quantiles, ["a", "b", "c"]) for row in p[new]]

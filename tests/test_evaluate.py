@@ -93,7 +93,7 @@ class Workplace:
         groups = [group_hash(f"g-train-{c}-{k}") for c in CLASSES for k in range(COUNTS["train"])]
         for folder in ("base", "judge", *(f"lora/{d}" for d in RARE), *REGIMES):
             write_seen(self.models / folder, [] if folder == "base" else groups)
-        write_json(self.models / "base" / "base.json", {"source": "models/base", "known_groups": True, "note": "", "hash": "h"})
+        write_json(self.models / "base" / "base.json", {"source": "models/base", "known_groups": True, "hash": "h"})
         write_json(self.models / "judge" / "judge.json", {"weights": {"0": {"file": "fold0.safetensors", "sha256": "judge"}}})
         for regime in REGIMES:
             synthetic = regime in ("synth", "combined")
@@ -109,6 +109,7 @@ class Workplace:
                 "training": {"steps": 10, "batch": 64, "lr": 0.002, "start_sha256": "s", "class_weighting": 0.5 * (regime == "weighted"),
                              "randaugment": regime == "randaugment", "selected_step": dict.fromkeys(everyone, 10)},
                 "exposures": dict.fromkeys(everyone, shown), "temperature": dict.fromkeys(everyone, 1.1),
+                "bias": dict.fromkeys(CLASSES, 0.0),
                 "prior_train": {"df": 0.1, "nv": 0.8, "vasc": 0.1},
                 "thresholds": {d: {"present": 0.5, "absent": 0.2, "n_positive": 2, "n_negative": 4} for d in RARE},
                 "conformal": {"0.90": quantiles, "0.95": {**quantiles, "df": None}}, "skill": 1.0,

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, recall_score, roc_auc_score
 
-from stages.classifier.calibration import softmax
 from stages.metrics import curves
 from stages.metrics.classification import TOO_FEW, Truth, at_thresholds, coverage, ece, over_seeds, per_class, scores, subgroups
-from stages.metrics.intervals import bootstrap, interval, lesion_weights, rank, weighted_ap, wilson
+from stages.metrics.intervals import bootstrap, interval, lesion_weights, rank, weighted_ap
 
 CLASSES = ["akiec", "df", "nv", "vasc"]
 
@@ -25,7 +25,7 @@ def make(n: int = 40, seeds: int = 3, images: int = 1, skill: float = 1.5, seed:
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(4), n * images)
     truth = Truth(labels, np.repeat(np.arange(4 * n), images), CLASSES, [1, 3])
-    return softmax(rng.normal(size=(seeds, len(labels), 4)) + skill * np.eye(4)[labels]), truth
+    return softmax(rng.normal(size=(seeds, len(labels), 4)) + skill * np.eye(4)[labels], axis=-1), truth
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
@@ -50,7 +50,7 @@ def test_the_flat_file_has_twelve_numbers_the_means_over_seeds() -> None:
 
 
 def test_two_classes_work() -> None:
-    p = softmax(np.random.default_rng(0).normal(size=(1, 80, 2)))
+    p = softmax(np.random.default_rng(0).normal(size=(1, 80, 2)), axis=-1)
     truth = Truth(np.repeat([0, 1], 40), np.arange(80), ["glioma", "normal"], [0])
     found = scores(p[0], truth)
     assert found["rare_auc"] == pytest.approx(found["roc_auc_ovr"]) == pytest.approx(roc_auc_score(truth.labels == 0, p[0, :, 0]))
@@ -64,7 +64,7 @@ def test_ece_of_a_known_case() -> None:
 
 def test_ece_of_calibrated_probabilities_is_small() -> None:
     rng = np.random.default_rng(0)
-    p = softmax(rng.normal(size=(20_000, 3)))
+    p = softmax(rng.normal(size=(20_000, 3)), axis=-1)
     assert ece(p, np.array([rng.choice(3, p=row) for row in p])) < 0.02
 
 
@@ -72,8 +72,7 @@ def test_ece_of_calibrated_probabilities_is_small() -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40))
 def test_weighted_ap_is_that_of_scikit_learn_with_repeats_and_ties(rows: list[tuple[int, bool, int]]) -> None:
     score, positive, weight = (np.array(column) for column in zip(*rows, strict=True))
-    if not (positive & (weight > 0)).any():
-        return
+    assume((positive & (weight > 0)).any())
     found = weighted_ap(rank(score.astype(float), positive), weight[:, None].astype(float))
     assert found[0] == pytest.approx(average_precision_score(positive, score, sample_weight=weight))
 
@@ -84,7 +83,7 @@ def test_bootstrap_is_the_brute_force_one() -> None:
     found = bootstrap({"a": members, "b": members[::-1]}, truth, resamples, seed=3)
     rng = np.random.default_rng(3)
     lesions = lesion_weights(truth.lesion_labels, resamples, rng)
-    draws = (rng.random((resamples, 2)) * 2).astype(int)
+    draws = (rng.random((resamples, 2))[:, :1] * 2).astype(int)
     for b in range(resamples):
         rows = np.repeat(np.arange(len(truth.labels)), lesions[truth.lesions, b].astype(int))
         again = Truth(truth.labels[rows], np.arange(len(rows)), CLASSES, [1, 3])
@@ -116,11 +115,6 @@ def test_the_interval_covers_the_true_score_about_95_times_in_100() -> None:
         low, high = interval(bootstrap({"a": members}, truth, 200, seed=k)["a"]["rare_ap"].mean(1))
         hits += low <= truth_value <= high
     assert 50 <= hits <= 60
-
-
-def test_wilson_known_answer() -> None:
-    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
 
 
 def test_no_sensitivity_under_30_lesions() -> None:

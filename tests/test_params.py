@@ -40,13 +40,6 @@ def test_a_preset_is_valid_and_its_card_exists(name: str) -> None:
     assert params.base.source == "models/base" or params.base.revision, "a hub id is pinned"
 
 
-def test_the_card_of_smoke_is_that_of_phantom_but_for_its_name() -> None:
-    phantom, smoke = (yaml.safe_load((ROOT / f"data/{name}.yaml").read_text()) for name in ("phantom", "smoke"))
-    own = {"name", "title"}
-    assert {k: v for k, v in phantom.items() if k not in own} == {k: v for k, v in smoke.items() if k not in own}
-    assert "smoke run" in smoke["title"]
-
-
 def test_every_regime_has_its_block_and_its_stage() -> None:
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert {f"train_{regime}" for regime in REGIMES} == {name for name in graph if name.startswith("train_")}

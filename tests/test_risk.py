@@ -48,9 +48,9 @@ def test_a_symptom_without_a_ratio_changes_nothing() -> None:
 
 
 def test_the_image_is_limited_by_what_cal_supports() -> None:
-    """10 with and 40 without the disease: no ratio over 41 or under 1/11, not even for p of 0 or 1."""
-    assert supported(10, 40) == pytest.approx((1 / 11, 41))
-    for p, expected in ((1.0, 41.0), (0.0, 1 / 11), (0.9999, 41.0)):
+    """10 with and 40 without the disease: no ratio over 40/3 or under 3/10, not even for p of 0 or 1; with 2 and 2 none but 1."""
+    assert supported(10, 40) == pytest.approx((0.3, 40 / 3)) and supported(2, 2) == (1, 1)
+    for p, expected in ((1.0, 40 / 3), (0.0, 0.3), (0.9999, 40 / 3)):
         ratio = image_ratio(p, 0.2, 10, 40)
         assert ratio is not None and ratio.value == pytest.approx(expected)
     assert math.isinf(image_ratio(1.0, 0.2, 10, 40).raw)  # type: ignore[union-attr]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from stages.classifier.calibration import softmax
 from stages.metrics import report
 from stages.metrics.classification import Truth, over_seeds
 from stages.metrics.intervals import bootstrap
@@ -29,7 +29,7 @@ def judge(gain: float, lesions: int = 60, seeds: int = 5, min_seeds: int = 5, be
 
     def run(seed: int, skill: float) -> np.ndarray[Any, Any]:
         noise = np.random.default_rng(seed).normal(size=(seeds, len(labels), 3))
-        return softmax(0.8 * lesion + 0.5 * noise + (1.0 + skill) * hot)
+        return softmax(0.8 * lesion + 0.5 * noise + (1.0 + skill) * hot, axis=-1)
 
     skills = {**dict.fromkeys((*CONTROLS, AA), 0.0), "combined": gain, **({behind: gain} if behind else {})}
     members = {name: run(k, skill) for k, (name, skill) in enumerate(skills.items())}
@@ -126,7 +126,7 @@ def test_every_regime_is_described_and_in_the_tables() -> None:
 
 def facts(**changes: Any) -> report.Facts:
     """The facts of a phantom run, changed."""
-    base = {"known_groups": True, "source": "models/base", "note": ""}
+    base = {"known_groups": True, "source": "models/base"}
     values: dict[str, Any] = {
         "title": "Phantoms", "dataset": "phantom", "phantom": True, "answer": "no evidence that synthesis helps",
         "n_lesions": {"df": 60, "mel": 60, "nv": 60}, "n_images": 180, "rare": ["df"], "bootstrap": 300, "base": base,
@@ -141,7 +141,7 @@ def document(about: report.Facts) -> str:
     shown = {str(s): {c: {"real": 10, "synthetic": 4, "oracle": 0} for c in CLASSES} for s in range(1, 6)}
     spread = {"value": 0.5, "low": 0.4, "high": 0.6}
     details = {name: {"seeds": [1, 2, 3, 4, 5], "exposures": shown, "intervals": {"rare_f1": spread, "rare_ap": spread}} for name in WHAT}
-    metrics = {name: over_seeds(softmax(np.eye(3)[truth.labels])[None], truth)[0] for name in WHAT}
+    metrics = {name: over_seeds(softmax(np.eye(3)[truth.labels], axis=-1)[None], truth)[0] for name in WHAT}
     return report.document(verdict, metrics, details, about)
 
 
@@ -153,7 +153,7 @@ def test_the_document_opens_with_the_answer_and_carries_the_warnings() -> None:
 
 
 def test_an_unknown_base_and_few_lesions_are_said() -> None:
-    base = {"known_groups": False, "source": "stable-diffusion-v1-5/stable-diffusion-v1-5", "note": ""}
+    base = {"known_groups": False, "source": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
     text = document(facts(phantom=False, base=base, n_lesions={"df": 12, "mel": 60, "nv": 60}, start="timm pretrained"))
     assert text.count("pre-training set unknown, may contain public test images") == 2
     assert "df (12)" in text and "drawings" not in text

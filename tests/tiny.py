@@ -12,7 +12,7 @@ from stages.diffusion.pretraining import build_pipeline, build_tokenizer
 from stages.runtime.files import write_json
 
 
-def write_base(folder: Path, size: int = 64, name: str = "mobilenetv3_small_100") -> Path:
+def write_base(folder: Path, size: int = 64, name: str = "test_resnet") -> Path:
     """A diffusers pipeline and a timm backbone named `name`, both of random weights, as `stages.pretrain` lays them out in `folder`."""
     torch.manual_seed(0)
     pipe = build_pipeline(build_tokenizer(), size, widths=(16, 32), ae_widths=(8, 16, 16))

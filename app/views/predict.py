@@ -108,10 +108,11 @@ def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dic
         heading = st.empty()  # the level is known once the prior is
         percent = st.number_input(
             f"Of 100 such patients, how many have {title} (before answers and image)",
-            min_value=0.01,
+            min_value=0.0001,
             max_value=99.0,
-            value=round(100 * default, 2),
+            value=float(f"{100 * default:.3g}"),
             step=0.1,
+            format="%.4g",
             key=f"prior {choice.place.name} {disease}",
             help=f"Preset: {origin}. Enter the share among your own patients.",
         )
@@ -128,9 +129,7 @@ def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dic
             hide_index=True,
         )
         if any(f.example for f in found):
-            st.warning(
-                "Ratios marked EXAMPLE have no source that anybody opened: they show the arithmetic, not a patient's risk.", icon=":material/science:"
-            )
+            st.warning(wording.EXAMPLE, icon=":material/science:")
 
 
 def show_use(choice: frame.Choice) -> None:

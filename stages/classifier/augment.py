@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from stages.classifier.backbone import MEAN
 from stages.runtime.params import Augment
 
 
@@ -37,7 +38,7 @@ def rand_augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tens
     """RandAugment (Cubuk et al. 2020, two operations of magnitude 9) of (N, 3, H, W) uint8 images."""
     from torchvision.transforms import v2
 
-    transform = v2.RandAugment(num_ops=2, magnitude=9)
+    transform = v2.RandAugment(num_ops=2, magnitude=9, fill=[round(255 * m) for m in MEAN])  # black corners would be a sign of it
     seed = int(torch.randint(2**62, (1,), generator=generator))
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         torch.manual_seed(seed)

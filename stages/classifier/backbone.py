@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.runtime.errors import UserError
 
-#: ImageNet's channel statistics, which timm's pretrained weights expect (0..1 RGB).
+#: ImageNet's channel statistics (0..1 RGB), which most of timm's pretrained weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WEIGHTS = "backbone.safetensors"
 
@@ -34,7 +34,7 @@ def build(name: str, classes: int, start: Path | None = None, pretrained: bool =
     except Exception as error:  # the hub raises many kinds when there is no network
         raise UserError(
             f"pretrained weights of {name} cannot be had ({type(error).__name__}): connect once so that they are cached, "
-            "name the backbone of models/base (mobilenetv3_small_100), or set pretrained: false"
+            "name the backbone of models/base (test_resnet), or set pretrained: false"
         ) from None
     if start is not None:
         state = load_file(start / WEIGHTS)

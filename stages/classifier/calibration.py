@@ -1,9 +1,9 @@
-"""Calibration on split cal: temperature, thresholds per disease and conformal sets. One row per lesion, so that rows are independent."""
+"""Calibration on split cal: temperature, class bias, thresholds per disease and conformal sets. One row per lesion, so that rows are independent."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,32 +12,55 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 GRID = 1e-6  # thresholds lie on this grid, at least a tenth of a step on the safe side, so that float32 and JSON agree on them
 TEMPERATURES = (0.05, 20.0)
-
-
-def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities (..., C) of `logits` (..., C) divided by `temperature`."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+RIDGE = 1e-4
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.integer[Any]]) -> float:
-    """The temperature in 0.05..20 with the least negative log-likelihood (Guo et al. 2017); 1 without rows.
+    """The temperature in 0.05..20 with the least negative log-likelihood (Guo et al. 2017).
 
-    `logits` (N, C), `labels` (N,) class indices. Divide logits by it before the softmax.
+    `logits` (N, C), `labels` (N,) class indices, N > 0. Divide logits by it before the softmax.
     """
-    if not len(labels):
-        return 1.0
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import minimize_scalar  # here: the page reads this module before it has to calibrate anything
+    from scipy.special import log_softmax
 
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        chosen = softmax(logits, math.exp(log_temperature))[rows, labels]
-        return float(-np.log(np.maximum(chosen, 1e-300)).mean())
+        scaled = logits.astype(np.float64) / math.exp(log_temperature)
+        return float(-log_softmax(scaled, axis=-1)[rows, labels].mean())
 
     low, high = (math.log(t) for t in TEMPERATURES)
     return round(math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x), 6)
+
+
+def shift(p: Floats, bias: Floats) -> NDArray[np.float64]:
+    """Probabilities (..., C) `p` with `bias` (C,) added to their logarithms."""
+    moved = p * np.exp(bias)
+    return np.asarray(moved / moved.sum(axis=-1, keepdims=True))
+
+
+def fit_bias(p: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """The class bias (C,) with the least negative log-likelihood of `shift(p, bias)`; `p` (N, C), `labels` (N,), N > 0.
+
+    The bias of bias-corrected temperature scaling (Alexandari et al. 2020): a temperature alone leaves a disease that was rare
+    in train too improbable wherever it is commoner. A small ridge keeps a class without a row finite.
+    """
+    from scipy.optimize import minimize
+
+    classes, rows = p.shape[1], np.arange(len(labels))
+    share = np.bincount(labels, minlength=classes) / len(labels)
+
+    def loss(bias: Floats) -> tuple[float, NDArray[np.float64]]:
+        moved = shift(p, bias)
+        value = -np.log(np.maximum(moved[rows, labels], 1e-300)).mean() + RIDGE * (bias**2).sum() / 2
+        return float(value), moved.mean(0) - share + RIDGE * bias
+
+    return np.round(minimize(loss, np.zeros(classes), jac=True, method="L-BFGS-B").x, 6)
+
+
+def calibrated(p: Floats, info: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Tempered probabilities (..., C), of members or their mean, as they fit the mix of classes in cal: what a person is told."""
+    return shift(p, np.array([info["bias"][c] for c in info["classes"]]))
 
 
 def disease_thresholds(p: Floats, positive: NDArray[np.bool_]) -> dict[str, float | int]:

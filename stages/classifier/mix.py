@@ -40,7 +40,8 @@ def draw(ids: Sequence[str], seeds: Sequence[int], per_class: int, disease: str)
     if len(ids) < per_class * len(seeds):
         raise UserError(
             f"{disease}: {len(seeds)} seeds of mix.per_class = {per_class} need {per_class * len(seeds)} accepted synthetic images, "
-            f"there are {len(ids)}; raise generate.pool or lower mix.per_class"
+            f"there are {len(ids)}: look at the disease's rejected.png under data/synthetic; raise generate.pool, generate.max_attempts or "
+            "lora_train.steps, or lower judge.accept or mix.per_class"
         )
     order = sorted(ids, key=lambda i: hashlib.sha256(i.encode()).digest())
     return {s: order[k * per_class : (k + 1) * per_class] for k, s in enumerate(seeds)}

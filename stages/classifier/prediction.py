@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 
-from stages.classifier.calibration import conformal_set
+from stages.classifier.calibration import calibrated, conformal_set
 from stages.imaging.decode import Unusable, decode, square
 from stages.runtime.errors import UserError
 
@@ -45,16 +45,17 @@ def presence(p: float, thresholds: Mapping[str, float]) -> Presence:
 
 
 def interpret(members: NDArray[np.float64], info: Mapping[str, Any]) -> Result:
-    """The result of one image from its members' calibrated probabilities (S, C) and the model's `info` (model.json)."""
+    """The result of one image from its members' tempered probabilities (S, C) and the model's `info` (model.json)."""
     classes: list[str] = info["classes"]
-    mean = members.mean(0)
+    raw = members.mean(0)
+    mean, members = calibrated(raw, info), calibrated(members, info)
     probabilities = dict(zip(classes, mean.tolist(), strict=True))
     return Result(
         predicted=classes[int(mean.argmax())],
         probabilities=probabilities,
         spread=dict(zip(classes, zip(members.min(0).tolist(), members.max(0).tolist(), strict=True), strict=True)),
         present={disease: presence(probabilities[disease], limits) for disease, limits in sorted(info["thresholds"].items())},
-        conformal={coverage: conformal_set(mean, quantiles, classes) for coverage, quantiles in sorted(info["conformal"].items())},
+        conformal={coverage: conformal_set(raw, quantiles, classes) for coverage, quantiles in sorted(info["conformal"].items())},
     )
 
 

@@ -1,8 +1,8 @@
-"""A tracked model folder, loaded and checked: weights per seed, temperatures, thresholds, conformal quantiles."""
+"""A tracked model folder, loaded and checked: weights per seed, temperatures, class bias, thresholds, conformal quantiles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from stages.classifier import backbone
+from stages.classifier.calibration import calibrated
 from stages.dataset.groups import read_seen, refuse_overlap
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256
@@ -27,6 +28,12 @@ def read_weights(folder: Path, weights: dict[str, dict[str, str]], name: str, cl
             raise LawError(f"{path} is missing or was changed since it was trained; restore it with `dvc checkout` or rebuild it with `dvc repro`")
         models[key] = backbone.load(name, classes, path)
     return models
+
+
+def tempered(logits: NDArray[np.floating[Any]], info: Mapping[str, Any], seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Probabilities (S, N, C) of `logits` (S, N, C): one softmax(logits / temperature) per seed; `info` is model.json."""
+    heat = np.array([info["temperature"][str(s)] for s in seeds])[:, None, None]
+    return np.asarray(softmax(logits.astype(np.float64) / heat, axis=-1))
 
 
 class Predictor:
@@ -44,14 +51,13 @@ class Predictor:
         return np.stack([backbone.logits(self._models[str(s)], images) for s in chosen])
 
     def members(self, images: NDArray[np.uint8], seeds: Sequence[int] | None = None) -> NDArray[np.float64]:
-        """Calibrated probabilities (S, N, C), one softmax(logits / temperature) per seed."""
+        """Tempered probabilities (S, N, C), for `seeds` (default: the ensemble's)."""
         chosen = self.seeds if seeds is None else seeds
-        heat = np.array([self.info["temperature"][str(s)] for s in chosen])[:, None, None]
-        return np.asarray(softmax(self.logits(images, chosen).astype(np.float64) / heat, axis=-1))
+        return tempered(self.logits(images, chosen), self.info, chosen)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Calibrated probabilities (N, C): the mean over the ensemble's seeds."""
-        return np.asarray(self.members(images).mean(0))
+        """Calibrated probabilities (N, C) of the ensemble, the mean over its seeds."""
+        return calibrated(self.members(images).mean(0), self.info)
 
 
 def load(folder: str | Path, split: pd.DataFrame | None = None) -> Predictor:

@@ -34,9 +34,9 @@ def read_seen(folder: str | Path) -> set[str]:
     return set(path.read_text().split())
 
 
-def refuse_overlap(seen: Iterable[str], split: pd.DataFrame, who: str, sealed: Iterable[str] = SEALED) -> None:
+def refuse_overlap(seen: Iterable[str], split: pd.DataFrame, who: str) -> None:
     """Stop (`LawError`) when `who` has seen a group that lies in a sealed part of `split` (columns group, split)."""
-    rows = split[split["split"].isin(list(sealed))]
+    rows = split[split["split"].isin(SEALED)]
     hashes = {group_hash(g): (g, s) for g, s in zip(rows["group"], rows["split"], strict=True)}
     both = sorted(set(seen) & hashes.keys())
     if both:

@@ -40,12 +40,12 @@ def reconstruction(vae: Any, size: int, n: int) -> dict[str, Any]:
     return out
 
 
-def scorer(size: int, per_class: int, name: str, steps: int) -> torch.nn.Module:
+def scorer(size: int, name: str, per_class: int = 2800, steps: int = 1200) -> torch.nn.Module:
     """A classifier of the common classes trained on fresh drawings, from random weights, on nothing the base has seen."""
     images, _, labels = corpus.captioned(per_class * len(COMMON), size, "bars/scorer")
     model = backbone.build(name, len(COMMON), seed=1)
     plain = Augment(flips=True, rotation=180.0, zoom=0.1, colour=0.05)
-    fit(model, images, labels, Recipe(steps=steps, batch=64, lr=0.003, weight_decay=0.01, augment=plain, seed=1))
+    fit(model, images, labels, Recipe(steps=steps, batch=64, lr=0.004, weight_decay=0.01, augment=plain, seed=1))
     return model
 
 

@@ -5,7 +5,6 @@ Used by `pretrain` (which makes `models/base`) and by `base` (which continues fr
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -199,30 +198,23 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.asarray(10 * np.log10(255**2 / np.maximum(mse, 1e-9)))
 
 
-def noise_schedule(scheduler: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(signal, noise) amplitudes per training timestep, each (T,): sqrt(a_t) and sqrt(1 - a_t)."""
-    alphas = scheduler.alphas_cumprod.float()
-    return alphas.sqrt(), (1 - alphas).sqrt()
-
-
-def min_snr_weight(signal: torch.Tensor, noise: torch.Tensor, prediction: str, gamma: float = 5.0) -> torch.Tensor:
-    """Min-SNR-gamma loss weights (Hang et al. 2023, arXiv:2303.09556), for `v_prediction` or `epsilon` targets."""
-    snr = (signal / noise) ** 2
-    clipped = snr.clamp(max=gamma)
-    return clipped / (snr + 1) if prediction == "v_prediction" else clipped / snr
-
-
 def denoising_loss(
     unet: Any, latents: torch.Tensor, context: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, scheduler: Any, gamma: float = 5.0
 ) -> torch.Tensor:
-    """Mean min-SNR weighted squared error of the UNet's prediction. latents (B, C, h, w), context (B, L, D), t (B,)."""
-    signal, noise = noise_schedule(scheduler)
-    a, s = signal.to(latents)[t], noise.to(latents)[t]
-    noisy = a[:, None, None, None] * latents + s[:, None, None, None] * eps
-    kind = scheduler.config.prediction_type
-    target = a[:, None, None, None] * eps - s[:, None, None, None] * latents if kind == "v_prediction" else eps
-    error = (unet(noisy, t, context).sample.float() - target.float()) ** 2
-    return (error.mean((1, 2, 3)) * min_snr_weight(a, s, kind, gamma)).mean()
+    """Mean squared error of the UNet's prediction under min-SNR-gamma weights (Hang et al. 2023, arXiv:2303.09556).
+
+    latents (B, C, h, w), context (B, L, D), t (B,); targets are the noise or, for `v_prediction`, the velocity.
+    """
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    ddpm = DDPMScheduler(**{key: scheduler.config[key] for key in known})
+    velocity = ddpm.config.prediction_type == "v_prediction"
+    target = ddpm.get_velocity(latents, eps, t) if velocity else eps
+    error = (unet(ddpm.add_noise(latents, eps, t), t, context).sample.float() - target.float()) ** 2
+    snr = compute_snr(ddpm, t)
+    return (error.mean((1, 2, 3)) * snr.clamp(max=gamma) / (snr + 1 if velocity else snr)).mean()
 
 
 def embed(pipe: Any, prompts: Sequence[str]) -> torch.Tensor:
@@ -239,10 +231,12 @@ def train_denoiser(
 
     `drop` of the prompts are emptied, for classifier-free guidance.
     """
+    from diffusers.training_utils import EMAModel
+
     generator = torch.Generator().manual_seed(seed)
     modules = torch.nn.ModuleList([pipe.unet, pipe.text_encoder]).train().requires_grad_(True)
     pipe.unet.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(modules).eval().requires_grad_(False)
+    average = EMAModel(modules.parameters(), decay=ema)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99))
     schedule = _schedule(optimizer, steps)
     curve: list[float] = []
@@ -260,16 +254,11 @@ def train_denoiser(
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        decay = min(ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for kept, live in zip(average.parameters(), modules.parameters(), strict=True):
-                kept.lerp_(live, 1 - decay)
+        average.step(modules.parameters())
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             curve.append(float(np.mean(losses[-50:])))
             print(f" step {step + 1}: loss {curve[-1]:.4f}", flush=True)
-    with torch.no_grad():
-        for kept, live in zip(average.parameters(), modules.parameters(), strict=True):
-            live.copy_(kept)
+    average.copy_to(modules.parameters())
     modules.eval().requires_grad_(False)
     return curve

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from stages.imaging.watermark import mark
 
-def save_sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2, palette: bool = True) -> None:
-    """A contact sheet: one titled row of images per entry. A `palette` of 256 colours keeps the file small, but pales rare hues."""
+
+def save_sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2, generated: bool = False) -> None:
+    """A contact sheet: one titled row of images per entry. `generated`: some of it is AI-generated, and the file says so."""
     side = next(iter(rows.values())).shape[1] * zoom
     width, margin = max(len(v) for v in rows.values()), 16
     page = Image.new("RGB", (width * side, len(rows) * (side + margin)), "white")
@@ -19,4 +21,4 @@ def save_sheet(rows: dict[str, NDArray[np.uint8]], path: Path, zoom: int = 2, pa
         pen.text((4, r * (side + margin) + 2), title, fill="black")
         for k, image in enumerate(images):
             page.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (k * side, r * (side + margin) + margin))
-    (page.quantize(256) if palette else page).save(path, optimize=True)
+    page.save(path, optimize=True, pnginfo=mark() if generated else None)

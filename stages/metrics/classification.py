@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-
-from stages.metrics.intervals import rank, weighted_ap, wilson
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 Floats = NDArray[np.floating[Any]]
 TOO_FEW = "too few"
@@ -69,30 +68,22 @@ def ece(p: Floats, labels: NDArray[np.int64]) -> float:
 
 def confusion(p: Floats, truth: Truth) -> NDArray[np.int64]:
     """Counts (C, C) of images, rows true and columns predicted by argmax of `p` (N, C)."""
-    counts = np.zeros((len(truth.classes),) * 2, np.int64)
-    np.add.at(counts, (truth.labels, p.argmax(1)), 1)
-    return counts
+    return np.asarray(confusion_matrix(truth.labels, p.argmax(1), labels=range(len(truth.classes))), np.int64)
 
 
 def one_vs_rest(p: Floats, truth: Truth) -> pd.DataFrame:
     """Per class (rows), from probabilities `p` (N, C): precision (0 where never predicted), recall and f1 at argmax, ap, auc.
 
-    auc is the Mann-Whitney statistic over its largest value, ties by half. A class without a test image has NaN.
+    A class without a test image has NaN.
     """
-    counts, n = confusion(p, truth), len(truth.labels)
-    hit, predicted, real = counts.diagonal(), counts.sum(0), counts.sum(1)
-    hot = truth.labels[:, None] == np.arange(len(truth.classes))
-    ranks = np.where(hot, rankdata(p, axis=0), 0).sum(0)
-    here, one = real > 0, np.ones((n, 1))
-    columns = {
-        "precision": hit / np.maximum(predicted, 1),
-        "recall": hit / np.maximum(real, 1),
-        "f1": 2 * hit / np.maximum(predicted + real, 1),
-        "ap": np.array([weighted_ap(rank(p[:, c], hot[:, c]), one)[0] if here[c] else np.nan for c in range(len(here))]),
-        "auc": (ranks - real * (real + 1) / 2) / np.maximum(real * (n - real), 1),
-    }
-    table = pd.DataFrame(columns, index=truth.classes)
-    table.loc[~here] = np.nan
+    numbers = range(len(truth.classes))
+    precision, recall, f1, n = precision_recall_fscore_support(truth.labels, p.argmax(1), labels=numbers, zero_division=0)
+    here = np.flatnonzero(n)
+    ap, auc = np.full((2, len(n)), np.nan)
+    ap[here] = [average_precision_score(truth.labels == c, p[:, c]) for c in here]
+    auc[here] = [roc_auc_score(truth.labels == c, p[:, c]) for c in here]
+    table = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "ap": ap, "auc": auc}, index=truth.classes)
+    table.loc[n == 0] = np.nan
     return table
 
 
@@ -151,8 +142,8 @@ def proportion(hits: NDArray[np.bool_]) -> dict[str, Any]:
     n = len(hits)
     if n < LEAST_LESIONS:
         return {"value": TOO_FEW, "n": n}
-    low, high = wilson(int(hits.sum()), n)
-    return {"value": round(float(hits.mean()), DIGITS), "low": round(low, DIGITS), "high": round(high, DIGITS), "n": n}
+    found = binomtest(int(hits.sum()), n).proportion_ci(method="wilson")
+    return {"value": round(float(hits.mean()), DIGITS), "low": round(float(found.low), DIGITS), "high": round(float(found.high), DIGITS), "n": n}
 
 
 def at_thresholds(p: Floats, truth: Truth, thresholds: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:

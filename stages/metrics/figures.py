@@ -70,7 +70,7 @@ def draw_regimes(intervals: Mapping[str, Mapping[str, Mapping[str, float]]], tit
     for axis, (score, label) in zip(axes, SCORES.items(), strict=True):
         for x, name in enumerate(names):
             found = intervals[name][score]
-            axis.bar(x, found["value"], color=COLOURS.get(name, "#888888"), width=0.7)
+            axis.bar(x, found["value"], color=COLOURS[name], width=0.7)
             axis.plot([x, x], [found["low"], found["high"]], color="black", lw=1.5)
         axis.set(title=label, xticks=range(len(names)), ylim=(0, 1))
         axis.set_xticklabels(names, rotation=30, ha="right")
@@ -87,7 +87,7 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
         if diagonal:
             axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
         for regime, part in table[table["disease"] == disease].groupby("regime", sort=False):
-            axis.plot(part[x], part[y], label=regime, color=COLOURS.get(str(regime), "#888888"), lw=1.6)
+            axis.plot(part[x], part[y], label=regime, color=COLOURS[str(regime)], lw=1.6)
         axis.set(xlabel=x, ylabel=y, title=disease, xlim=(0, 1), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=8)

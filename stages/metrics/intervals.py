@@ -1,4 +1,4 @@
-"""Intervals: Wilson's for shares, the bootstrap over seeds and lesions for the two scores of the verdict."""
+"""The bootstrap over seeds and lesions for the two scores of the verdict."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating[Any]]
 CHUNK = 200  # resamples at a time: their weights stay in the processor's cache
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95% interval of a share `hits`/`n`, n > 0 (Wilson 1927)."""
-    z = 1.959963984540054
-    centre, spread = hits + z * z / 2, z * (hits * (n - hits) / n + z * z / 4) ** 0.5
-    return max(0.0, (centre - spread) / (n + z * z)), min(1.0, (centre + spread) / (n + z * z))
 
 
 def interval(values: Floats) -> tuple[float, float]:
@@ -94,7 +87,8 @@ def bootstrap(members: Mapping[str, Floats], truth: Truth, resamples: int, seed:
                 f1[s, part] = 2 * (weights.T @ (chosen[s] * hot)) / np.maximum(weights.T @ chosen[s] + positive, 1)
                 for k, ranking in enumerate(rankings[s]):
                     ap[s, part, k] = weighted_ap(ranking, weights)
-        seeds = (draws[:, : len(p)] * len(p)).astype(int)  # (B, S)
+        # One seed fewer than there are, with replacement (Rao and Wu 1988): S of S would see their spread too small by sqrt((S - 1) / S).
+        seeds = (draws[:, : max(1, len(p) - 1)] * len(p)).astype(int)  # (B, S - 1)
         rows = np.arange(resamples)[:, None]
         result[regime] = {"rare_f1": f1[seeds, rows].mean(1), "rare_ap": ap[seeds, rows].mean(1)}
     return result

@@ -54,7 +54,7 @@ def rare_exposures(detail: Mapping[str, Any], rare: Sequence[str], kind: str) ->
 
 def exposure_rows(details: Mapping[str, Mapping[str, Any]], rare: Sequence[str]) -> list[list[str]]:
     """Per regime: what it is, rare images shown by kind, and the score intervals."""
-    rows = [["regime", "real rare images shown", "synthetic rare images shown", "rare F1, 95%", "rare AP, 95%", "what it is"]]
+    rows = [["regime", "real rare images shown in training", "synthetic ones", "rare F1, 95%", "rare AP, 95%", "what it is"]]
     for name, detail in details.items():
         shown = [f"{rare_exposures(detail, rare, kind):.0f}" for kind in ("real", "synthetic")]
         scores = [f"{number(i['low'])} to {number(i['high'])}" for i in (detail["intervals"][s] for s in ("rare_f1", "rare_ap"))]
@@ -67,9 +67,10 @@ def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
     widest = max((e["high"] - e["low"]) / 2 for found in verdict["controls"].values() for e in found.values())
     few = [f"{d} ({facts.n_lesions[d]})" for d in facts.rare if facts.n_lesions[d] < LEAST_LESIONS]
     lines = [
-        f"The intervals reach up to {widest:.3f} to either side: a smaller gain than that could not have been seen.",
-        "The candidate was chosen on val and named before test was read; no synthetic image is in val, cal or test.",
-        f"A bootstrap of {len(verdict['seeds'])} seeds sees the spread between seeds a little too small: a bound that only just misses zero is weak.",
+        f"The intervals reach up to {widest:.3f} to either side: a smaller gain than that could easily be missed.",
+        "The candidate is `evaluate.candidate` of params.yaml; no program can check that it was set before test was read.",
+        f"{len(verdict['seeds'])} seeds tell little of how much seeds vary, and each disease has one LoRA, whose own variation no interval holds: "
+        "a bound that only just misses zero is weak.",
         "The oracle's share is not given: no oracle is trained.",
         "Scores at argmax are means over seeds. logit_adjust has no temperature of its own, so its ECE is no rival to the others'.",
     ]
@@ -81,8 +82,8 @@ def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
         lines.append(f"Base model {facts.base['source']}: {UNKNOWN}.")
     if facts.start == "timm pretrained":
         lines.append(f"The classifiers started from timm's weights: {UNKNOWN}.")
-    if facts.base.get("note"):
-        lines.append(f"Base model: {facts.base['note']}")
+    if len(facts.n_lesions) - len(facts.rare) < 2:
+        lines.append("There is one common class: it cannot train a backbone, so the classifiers start from weights that never saw such images.")
     return lines + [f"Data: {warning}" for warning in facts.warnings]
 
 
@@ -110,7 +111,7 @@ def document(
         "\n".join(f"- {line}" for line in caveats(verdict, facts)),
         "## How it was made",
         "`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
-        "Each evaluation is a row in `reports/experiments.md`.",
+        "`reports/experiments.md` lists the evaluations.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -44,9 +44,9 @@ def over_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
     return all(found[score]["low"] > 0 for score in SCORES)
 
 
-def under_zero(found: Mapping[str, Mapping[str, float]]) -> bool:
-    """Whether the upper bound is under zero for both scores."""
-    return all(found[score]["high"] < 0 for score in SCORES)
+def differs(aa: Mapping[str, Mapping[str, float]] | None) -> bool:
+    """Whether A/A, where it was run, shows a difference on both scores: then the seeds are no measure of chance."""
+    return aa is not None and (over_zero(aa) or all(aa[score]["high"] < 0 for score in SCORES))
 
 
 def decide(
@@ -60,18 +60,19 @@ def decide(
 ) -> dict[str, Any]:
     """verdict.json. `n_lesions` (C,) test lesions per class; `means` and `boots` by regime, with the key "aa" where real's second seeds exist.
 
-    `helps` needs the lower bound over zero against every control on both scores, at least `min_seeds` seeds and 30 test
-    lesions of each rare class. `oracle_share` is null: no oracle is trained.
+    `helps` needs the lower bound over zero against every control on both scores, at least `min_seeds` seeds, 30 test
+    lesions of each rare class, and no A/A that differs on both scores. `oracle_share` is null: no oracle is trained.
     """
     controls = {name: difference(candidate, name, means, boots) for name in CONTROLS}
     enough = len(seeds) >= min_seeds and all(n_lesions[c] >= LEAST_LESIONS for c in rare)
+    aa = difference(AA, "real", means, boots) if AA in boots else None
     return {
         "candidate": candidate,
         "seeds": list(seeds),
         "n_test_lesions": int(n_lesions.sum()),
-        "helps": enough and all(over_zero(found) for found in controls.values()),
+        "helps": enough and not differs(aa) and all(over_zero(found) for found in controls.values()),
         "controls": controls,
-        "aa": difference(AA, "real", means, boots) if AA in boots else None,
+        "aa": aa,
         "oracle_share": None,
     }
 
@@ -82,6 +83,8 @@ def statement(verdict: Mapping[str, Any], fewest: int, min_seeds: int) -> str:
         return f"not enough seeds ({len(verdict['seeds'])} of {min_seeds}), no claim"
     if fewest < LEAST_LESIONS:
         return f"no claim: too few lesions ({fewest} of {LEAST_LESIONS} in the smallest rare class)"
+    if differs(verdict["aa"]):
+        return "no claim: real against real differs"
     return "synthesis helps" if verdict["helps"] else "no evidence that synthesis helps"
 
 
@@ -90,7 +93,7 @@ def aa_statement(verdict: Mapping[str, Any]) -> str:
     found, what = verdict["aa"], "A/A, real against real with other seeds"
     if found is None:
         return "A/A, real against real: not run (train_real.aa_seeds is empty)."
-    if over_zero(found) or under_zero(found):
+    if differs(found):
         return f"{what}: shows a difference on both scores where there is none. Chance or too few seeds; do not rely on this verdict."
     lone = [f"{label}, {signed(found[score])}" for score, label in SCORES.items() if found[score]["low"] > 0 or found[score]["high"] < 0]
     if lone:

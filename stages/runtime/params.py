@@ -34,13 +34,16 @@ class PretrainAutoencoder(Block):
 
 
 class PretrainDenoiser(PretrainAutoencoder):
-    """Training of UNet and text encoder on captioned drawings of the common classes."""
+    """Training of UNet and text encoder on captioned drawings of the common classes: `rounds` warm restarts, each on new drawings."""
+
+    rounds: PositiveInt
 
 
 class PretrainBackbone(Block):
-    """Training of the timm backbone on the same drawings."""
+    """Training of the timm backbone on the drawings of `rounds` rounds of the denoiser's."""
 
     name: str
+    rounds: PositiveInt
     steps: PositiveInt
     batch: PositiveInt
     lr: PositiveFloat
@@ -137,7 +140,7 @@ class Augment(Block):
 
 class Judge(Block):
     """The k-fold judge that filters synthetic images; `accept` is the least probability of the wanted class
-    (1 / classes is chance; a judge that has seen 20 images of a disease gives its real ones about 0.2)."""
+    (1 / classes is chance; a judge that has seen 20 images of a disease gives unseen real ones about 0.3)."""
 
     backbone: str
     steps: PositiveInt
@@ -177,7 +180,6 @@ class Generate(Block):
     strength: Share
     guidance: PositiveFloat
     steps: PositiveInt
-    batch: PositiveInt
     seed: Natural
     min_distance: Share
 
@@ -189,7 +191,7 @@ class Mix(Block):
 
 
 class Train(Block):
-    """What every regime has in common. `learning rate` and `weight decay` were chosen once, on `real`."""
+    """What every regime has in common. The learning rate was chosen once, on `real` and val."""
 
     backbone: str
     pretrained: bool
@@ -218,7 +220,7 @@ class RealRegime(Regime):
 
 
 class Evaluate(Block):
-    """`candidate` was chosen on val; `regime` names what metrics.json shows."""
+    """`candidate` is the one regime that the verdict is on; `regime` names what metrics.json shows."""
 
     candidate: str
     regime: str

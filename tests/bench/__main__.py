@@ -116,7 +116,7 @@ def base_bars(params: Params) -> list[Row]:
     p = params.pretrain
     pipe = open_pipeline("models/base", None).to(torch.float32)
     rec = bars.reconstruction(pipe.vae, p.size, n=200)
-    scorer = bars.scorer(p.size, per_class=600, name=p.backbone.name, steps=500)
+    scorer = bars.scorer(p.size, p.backbone.name)
     gen, _ = bars.naming(pipe, scorer, p.size, n=100)
     rows = [["reconstruction, common classes", f"{rec['common']:.1f} dB", "bar: 30 dB", f"{rec['common'] / 30:.2f}", "1 or more"]]
     for name in RARE:

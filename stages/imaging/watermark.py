@@ -19,12 +19,17 @@ XMP = (
 )
 
 
-def encode_marked(pixels: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 as PNG bytes whose uncompressed XMP says that a trained algorithm made the image."""
+def mark() -> PngInfo:
+    """What `Image.save` takes as `pnginfo` to say, in uncompressed XMP, that a trained algorithm made the image."""
     info = PngInfo()
     info.add_itxt(KEYWORD, XMP, zip=False)
+    return info
+
+
+def encode_marked(pixels: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 as marked PNG bytes."""
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", compress_level=6, pnginfo=info)
+    Image.fromarray(pixels).save(out, "PNG", compress_level=6, pnginfo=mark())
     return out.getvalue()
 
 
