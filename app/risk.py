@@ -51,8 +51,6 @@ class Assessment:
     prior: float
     after_symptoms: float
     after_image: float
-    findings: tuple[Finding, ...]
-    image: ImageRatio | None
     level: Level
 
 
@@ -114,4 +112,4 @@ def assess(prior: float, found: tuple[Finding, ...], image: ImageRatio | None, c
         raise ValueError(f"the prior must lie over 0 and under 1, not at {prior}")
     symptoms = odds(prior) * math.prod(f.ratio.value for f in found if f.ratio)
     final = probability(symptoms * (image.value if image else 1.0))
-    return Assessment(prior, probability(symptoms), final, found, image, level(final, cut))
+    return Assessment(prior, probability(symptoms), final, level(final, cut))

@@ -47,17 +47,17 @@ def learn(pipe: Any, disease: str, kind: Class, rows: dict[str, Any], p: LoraTra
     vectors = learn_token(pipe, ids, data["train"], p, cache / "token.safetensors")
     count = {part: min(p.held_out, len(table)) for part, table in rows.items()}
     tasks = {part: probe(pipe, data[part], count[part], p.seed) for part in rows}
-    trained = train_lora(pipe, data["train"], tasks["val"], tasks["train"], p, cache / "lora.safetensors")
+    step, curve = train_lora(pipe, data["train"], tasks["val"], tasks["train"], p, cache / "lora.safetensors")
     files = adapter.save_adapter(out, pipe.unet, p.alpha / p.rank, token, vectors)
-    least = min(c["held_out"] for c in trained.curve[1:])
+    least = min(c["held_out"] for c in curve[1:])
     return {
         "disease": disease,
         "token": token,
         "vectors": p.tokens,
         "params": p.model_dump(),
-        "selected_step": trained.step,
-        "curve": trained.curve,
-        "beats_the_base": least < trained.curve[0]["held_out"],
+        "selected_step": step,
+        "curve": curve,
+        "beats_the_base": least < curve[0]["held_out"],
         "probed": count,
         "images": len(rows["train"]),
         "groups": rows["train"]["group"].nunique(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from stages.metrics.verdict import aa_statement, difference_rows, score_rows
 from stages.runtime.errors import UserError, run
@@ -17,13 +18,17 @@ from stages.runtime.files import read_json
 from stages.runtime.markdown import markdown
 
 
-def summary(folder: Path) -> str:
-    """The tables and the answer of the report in `folder`; `UserError` when there is none."""
+def read_report(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]], str]:
+    """verdict.json, metrics/<regime>.json by regime, and the answer in words; `UserError` when there is no report."""
     if not (folder / "verdict.json").exists():
         raise UserError(f"{folder} holds no verdict.json: run `make reproduce` (or dvc repro) first")
-    verdict = read_json(folder / "verdict.json")
     metrics = {path.stem: read_json(path) for path in sorted((folder / "metrics").glob("*.json"))}
-    answer = (folder / "verdict.md").read_text().splitlines()[0].removeprefix("# ")
+    return read_json(folder / "verdict.json"), metrics, (folder / "verdict.md").read_text().splitlines()[0].removeprefix("# ")
+
+
+def summary(folder: Path) -> str:
+    """The tables and the answer of the report in `folder`; `UserError` when there is none."""
+    verdict, metrics, answer = read_report(folder)
     n = f"Test: {verdict['n_test_lesions']} lesions; seeds: {len(verdict['seeds'])}; details: {folder / 'verdict.md'}"
     return "\n\n".join([markdown(score_rows(metrics)), markdown(difference_rows(verdict)), aa_statement(verdict), answer, n])
 

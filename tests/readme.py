@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from stages.metrics.verdict import aa_statement, difference_rows, score_rows
-from stages.runtime.files import read_json, write_text
+from stages.runtime.files import write_text
 from stages.runtime.markdown import markdown
+from stages.summary import read_report
 from tests.repository import ROOT, dvc
 
 REPORT = "reports/phantom"
@@ -19,11 +20,9 @@ def result(root: Path = ROOT) -> str:
     folder = root / REPORT
     if not (folder / "verdict.json").exists():
         return NO_RESULT
-    verdict = read_json(folder / "verdict.json")
-    metrics = {path.stem: read_json(path) for path in sorted((folder / "metrics").glob("*.json"))}
-    answer = (folder / "verdict.md").read_text().splitlines()[0].removeprefix("# ")
+    verdict, metrics, answer = read_report(folder)
     about = (
-        f"**On the embedded drawings: {answer}** {aa_statement(verdict)} Test: {verdict['n_test_lesions']} lesions, {len(verdict['seeds'])} seeds; "
+        f"**{answer}.** {aa_statement(verdict)} Test: {verdict['n_test_lesions']} lesions, {len(verdict['seeds'])} seeds; "
         f"differences with 95% intervals; everything else in [{REPORT}/verdict.md]({REPORT}/verdict.md)."
     )
     picture = f"![What synthetic images add over each alternative, with 95% intervals]({REPORT}/figures/verdict.png)"

@@ -49,15 +49,6 @@ class Probe:
     contexts: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The LoRA's weights at the chosen `step`, and the loss per checkpoint: {step, held_out, train}."""
-
-    step: int
-    curve: list[dict[str, float]]
-    weights: list[torch.Tensor]
-
-
 def material(pipe: Any, images: NDArray[np.uint8], prompts: Sequence[list[str]]) -> Material:
     """Encode (N, S, S, 3) uint8 images once, in all eight turns and mirrorings."""
     variants = [encode(pipe.vae, np.ascontiguousarray(v), batch=16) for v in dihedral(images)]
@@ -216,8 +207,10 @@ def _weights(params: list[torch.nn.Parameter], values: list[torch.Tensor]) -> It
             parameter.copy_(value)
 
 
-def train_lora(pipe: Any, data: Material, held_out: Probe, train: Probe, p: LoraTrain, state_file: Path) -> Trained:
+def train_lora(pipe: Any, data: Material, held_out: Probe, train: Probe, p: LoraTrain, state_file: Path) -> tuple[int, list[dict[str, float]]]:
     """Train a LoRA on `pipe.unet` (left on it, at the chosen checkpoint); the moving average with the least held-out loss is kept.
+
+    Returns the step of that checkpoint and the losses per checkpoint: {step, held_out, train}.
 
     min-SNR weighting; `prompt_drop` of the prompts are emptied for classifier-free guidance. The loss on `train`, the same
     task on training images, shows when it starts to memorise. `state_file` is where an interrupted run is taken up again.
@@ -266,4 +259,4 @@ def train_lora(pipe: Any, data: Material, held_out: Probe, train: Probe, p: Lora
     with torch.no_grad():
         for parameter, value in zip(params, state.best, strict=True):
             parameter.copy_(value)
-    return Trained(int(best["step"]), state.curve, state.best)
+    return int(best["step"]), state.curve
