@@ -130,7 +130,7 @@ The lesions have a namespace of their own and are in no data set (`groups_seen.t
 Reconstruction of unseen drawings, mean per-image PSNR ({rec["n_each"]} each): common {rec["common"]} dB,
 {", ".join(f"{c} {rec[c]} dB" for c in phantoms.RARE)}. The bar: 30 dB, rare classes within 1 dB of common ones.
 
-Samples (guidance 2, DPM-Solver++ 20 steps; {gen["n_each"]} a class), named by a classifier trained on fresh drawings. The bar: 80%.
+Samples (guidance {bars.GUIDANCE:g}, DPM-Solver++ {bars.STEPS} steps; {gen["n_each"]} a class), named by a classifier trained on fresh drawings. The bar: 80%.
 
 | class | samples named as requested | real drawings named right |
 |---|---|---|

@@ -24,7 +24,7 @@ from stages.runtime.files import write_json, write_text
 REPOSITORY = Path(__file__).parents[1]
 SIZE = 32
 LORA = {"rank": 4, "alpha": 8.0, "token_steps": 2, "steps": 4, "batch": 2, "checkpoints": 2, "held_out": 2}
-GENERATE = {"pool": 6, "max_attempts": 2, "steps": 2, "batch": 4, "min_distance": 0.0}
+GENERATE = {"pool": 6, "max_attempts": 2, "steps": 2, "min_distance": 0.0}
 
 
 def write_pipeline(folder: Path) -> Path:

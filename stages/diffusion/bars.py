@@ -16,11 +16,11 @@ from stages.imaging.phantoms import COMMON, RARE
 from stages.metrics.generative import kid_interval
 from stages.runtime.params import Augment
 
-GUIDANCE, STEPS = 2.0, 20
+GUIDANCE, STEPS = 3.0, 20
 
 
 def sample(pipe: Any, prompts: list[str], seed: int = 0, batch: int = 50) -> NDArray[np.uint8]:
-    """One image (H, W, 3) uint8 per prompt: DPM-Solver++, 20 steps, guidance 2, a generator per image."""
+    """One image (H, W, 3) uint8 per prompt: DPM-Solver++, a generator per image."""
     pipe.set_progress_bar_config(disable=True)
     out = []
     for i in range(0, len(prompts), batch):
