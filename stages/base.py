@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from stages.classifier import backbone
 from stages.classifier.fit import Recipe, fit
-from stages.dataset.card import Card, read_card
+from stages.dataset.card import BASE, Card, read_card
 from stages.dataset.groups import SEEN, group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.diffusion.base import open_pipeline, pipeline_hash, side
@@ -89,7 +89,7 @@ def continue_base(pipe: Any, card: Card, params: Params, rows: pd.DataFrame, inf
     rng = np.random.default_rng(p.seed)
     prompts = []
     for label, known in zip(list(rows["label"]) * len(views), attributes * len(views), strict=True):
-        texts = render_prompts(card.classes[label], known)
+        texts = render_prompts(card.prompts[BASE], known, card.classes[label].title)
         prompts.append(texts[int(rng.integers(len(texts)))])
     train_denoiser(pipe, latents, prompts, steps=p.denoiser_steps, batch=p.batch, lr=p.lr, seed=p.seed)
     pipe.to(torch.float16).save_pretrained(out / "pipeline", safe_serialization=True)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages.classifier.judge import load_judge
-from stages.dataset.card import Class, read_card
+from stages.dataset.card import read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_rows, write_table
 from stages.diffusion import adapter
@@ -43,7 +43,7 @@ SHEET = 20  # images in a row of a contact sheet
 
 
 def planner(
-    disease: str, kind: Class, token: str, rows: Sequence[Mapping[Any, Any]], p: Generate, hashes: tuple[str, str]
+    disease: str, templates: Sequence[str], token: str, rows: Sequence[Mapping[Any, Any]], p: Generate, hashes: tuple[str, str]
 ) -> Callable[[int, int], Request]:
     """What to draw for (slot, attempt). The first `text2img` share of the slots comes from text, with the attributes of a
     training image; the others start from the training images, each equally often, in another order at every attempt."""
@@ -57,7 +57,7 @@ def planner(
             order = np.random.default_rng(seed_of("order", p.seed, disease, attempt)).permutation(len(rows))
             row = rows[int(order[(slot - from_text) % len(rows)])]
             mode, source, strength = IMAGE, str(row["id"]), p.strength
-        prompts = render_prompts(kind, row, token)
+        prompts = render_prompts(templates, row, token)
         prompt = prompts[int(rng.integers(len(prompts)))]
         seed = seed_of(*hashes, disease, prompt, mode, source, strength, slot, attempt, p.seed)
         return Request(slot, attempt, mode, prompt, source, strength, seed)
@@ -120,14 +120,14 @@ def main() -> None:
     args = parser.parse_args()
     state = PartialState(cpu=device().type == "cpu")
     params, card, split = read_params(), read_card(args.card), read_split(args.split)
-    p, disease, kind = params.generate, args.disease, card.classes[args.disease]
+    p, disease, templates = params.generate, args.disease, card.prompts[args.disease]
     determinism.fix(params.threads, p.seed)
     for folder in (args.base_dir, args.lora_dir):
         refuse_overlap(read_seen(folder), split, str(folder))
     judge = load_judge(args.judge_dir, split)
     pipe, base = load_base(args.base_dir)
     info = adapter.load_adapter(pipe, args.lora_dir, base["hash"])
-    adapter.require_effect(pipe, args.lora_dir, render_prompts(kind, {}, info["token"])[0])
+    adapter.require_effect(pipe, args.lora_dir, render_prompts(templates, {}, info["token"])[0])
     adapter.fuse(pipe)
 
     train = read_rows(args.refined, split, "train", disease)
@@ -142,7 +142,7 @@ def main() -> None:
             return sampler(requests, bar.update)
 
     attempts = fill(
-        planner(disease, kind, info["token"], train.drop(columns="image").to_dict("records"), p, hashes),
+        planner(disease, templates, info["token"], train.drop(columns="image").to_dict("records"), p, hashes),
         lambda requests: spread(draw, requests, state),
         lambda images, requests: judge.probabilities(images, np.array([-1 if r.source is None else fold[r.source] for r in requests])),
         pool=p.pool, max_attempts=p.max_attempts, wanted=judge.classes.index(disease), accept=judge.accept,

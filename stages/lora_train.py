@@ -24,7 +24,7 @@ from stages.runtime import determinism
 import torch
 from accelerate import PartialState
 
-from stages.dataset.card import Class, read_card
+from stages.dataset.card import Card, read_card
 from stages.dataset.groups import group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_rows
 from stages.diffusion import adapter
@@ -38,12 +38,12 @@ from stages.runtime.params import LoraTrain, read_params
 CACHE = Path(".cache/lora")
 
 
-def learn(pipe: Any, disease: str, kind: Class, rows: dict[str, Any], p: LoraTrain, cache: Path, out: Path) -> dict[str, Any]:
+def learn(pipe: Any, disease: str, card: Card, rows: dict[str, Any], p: LoraTrain, cache: Path, out: Path) -> dict[str, Any]:
     """Token, then LoRA, from `rows["train"]`, checked on `rows["val"]`; writes the adapter to `out`, returns what lora.json says of it."""
     token = adapter.placeholder(disease)
-    known = {part: [render_prompts(kind, row, token) for row in table.to_dict("records")] for part, table in rows.items()}
+    known = {part: [render_prompts(card.prompts[disease], row, token) for row in table.to_dict("records")] for part, table in rows.items()}
     data = {part: material(pipe, decode(table["image"], side(pipe)), known[part]) for part, table in rows.items()}
-    ids = adapter.add_token(pipe, token, adapter.initial_rows(pipe, kind, p.tokens, p.seed))
+    ids = adapter.add_token(pipe, token, adapter.initial_rows(pipe, card.classes[disease], p.tokens, p.seed))
     vectors = learn_token(pipe, ids, data["train"], p, cache / "token.safetensors")
     count = {part: min(p.held_out, len(table)) for part, table in rows.items()}
     tasks = {part: probe(pipe, data[part], count[part], p.seed) for part in rows}
@@ -81,12 +81,12 @@ def plot(info: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def key_of(disease: str, kind: Class, rows: dict[str, Any], p: LoraTrain, base_hash: str) -> str:
+def key_of(disease: str, card: Card, rows: dict[str, Any], p: LoraTrain, base_hash: str) -> str:
     """A hash of all that the training depends on: parameters, prompts, images and what is known of them, base, threads and this code."""
     code = [sha256(f) for f in sorted(Path(adapter.__file__).parent.glob("*.py"))]
     images = {part: [hashlib.sha256(b).hexdigest() for b in table["image"]] for part, table in rows.items()}
     known = {part: table.drop(columns="image").to_json() for part, table in rows.items()}
-    value = [disease, kind.model_dump(), p.model_dump(), base_hash, code, images, known, torch.get_num_threads()]
+    value = [disease, card.classes[disease].model_dump(), card.prompts[disease], p.model_dump(), base_hash, code, images, known, torch.get_num_threads()]
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
@@ -103,15 +103,14 @@ def main() -> None:
     params, card, split = read_params(), read_card(args.card), read_split(args.split)
     p = params.lora_train
     determinism.fix(params.threads, p.seed)
-    kind = card.classes[args.disease]
     seen = read_seen(args.base_dir)
     refuse_overlap(seen, split, f"base {args.base_dir}")
     pipe, base = load_base(args.base_dir)
     rows = {part: read_rows(args.refined, split, part, args.disease) for part in ("train", "val")}
-    cache = CACHE / key_of(args.disease, kind, rows, p, base["hash"])
+    cache = CACHE / key_of(args.disease, card, rows, p, base["hash"])
 
     out = fresh(args.out_dir)
-    info = learn(pipe, args.disease, kind, rows, p, cache, out) | {"base_hash": base["hash"]}
+    info = learn(pipe, args.disease, card, rows, p, cache, out) | {"base_hash": base["hash"]}
     write_json(out / adapter.INFO, info)
     plot(info, out / "curve.png")
     write_seen(out, seen | {group_hash(g) for g in rows["train"]["group"]})

@@ -110,8 +110,6 @@ def stubbed(target: Path, stages: dict[str, Any] | None = None) -> Path:
             params += [f"{file}:{key}" for file, keys in entry.items() for key in keys] if isinstance(entry, dict) else [f"params.yaml:{entry}"]
         if "data/splits/${dataset}.csv" in outs:
             params.remove("params.yaml:rare")  # where the data fix the split, as the phantom does, `rare` moves no image
-        if "models/${dataset}/base" in outs:
-            params.remove("data/${dataset}.yaml:classes")  # where the base is not taught (base.train), prompts change nothing in it
         for dep in stage.get("deps", []):
             if dep.endswith(".py"):
                 (target / dep).touch()

@@ -23,8 +23,8 @@ CARD: dict[str, Any] = {
     "name": "toy", "title": "Toy", "licence": "none", "citation": "none", "modality": "drawing",
     "layout": {"kind": "csv", "table": "m.csv", "file": "f", "label": "l", "group": "g", "labels": {"df": "df", "nv": "nv", "mel": "mel"}},
     "attributes": {"age": "a", "sex": "s"},
-    "classes": {"df": {"title": "dermatofibroma", "prompts": ["x"]}, "nv": {"title": "nevus", "normal": True, "prompts": ["x"]},
-                "mel": {"title": "melanoma", "prompts": ["x"]}},
+    "classes": {"df": {"title": "dermatofibroma"}, "nv": {"title": "nevus", "normal": True}, "mel": {"title": "melanoma"}},
+    "prompts": {key: ["x"] for key in ("base", "df", "nv", "mel")},
     "risk": {"low": 0.1, "high": 0.5},
 }  # fmt: skip
 

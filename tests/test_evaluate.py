@@ -55,7 +55,8 @@ class Workplace:
         self.root = root
         self.models, self.synthetic, self.report = root / "models", root / "synthetic", root / "report"
         card = yaml.safe_load((ROOT / "data/phantom.yaml").read_text())
-        card["classes"] = {c: card["classes"][c] | {"prompts": ["a drawing of {title}"]} for c in CLASSES}
+        card["classes"] = {c: card["classes"][c] for c in CLASSES}
+        card["prompts"] = {key: ["a drawing of {title}"] for key in ["base", *CLASSES]}
         card["layout"]["labels"] = {c: c for c in CLASSES}
         card["symptoms"], card["attributes"] = {}, {"sex": "sex"}
         (root / "card.yaml").write_text(yaml.safe_dump(card))

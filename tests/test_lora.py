@@ -159,16 +159,16 @@ def test_a_lora_for_another_unet_is_refused(world: Path, tmp_path: Path) -> None
 
 
 def test_prompts_say_what_is_known_and_leave_out_what_is_not(world: Path) -> None:
-    kind = read_card(world / "data/phantom.yaml").classes["df"]
+    templates = read_card(world / "data/phantom.yaml").prompts["df"]
     known = {"age": 50.0, "sex": "female", "site": "back", "skin_tone": "dark"}
-    full = render_prompts(kind, known, "<df>")
+    full = render_prompts(templates, known, "<df>")
     assert full[0] == "a dermoscopic image of <df> on the back of a 50 year old female on dark skin"
     assert len(full) == 4
     for missing in (None, np.nan, "", "unknown"):
-        rest = render_prompts(kind, known | {"site": missing})
+        rest = render_prompts(templates, known | {"site": missing}, "dermatofibroma")
         assert rest == ["a dermoscopic image of dermatofibroma on dark skin", "a dermoscopic image of dermatofibroma"]
     with pytest.raises(UserError, match="needs an attribute"):
-        render_prompts(kind.model_copy(update={"prompts": ["{title} at {age}"]}), {})
+        render_prompts(["{title} at {age}"], {}, "<df>")
 
 
 def test_a_prompt_with_an_attribute_that_does_not_exist_is_refused(world: Path, tmp_path: Path) -> None:

@@ -34,13 +34,14 @@ from stages.runtime.params import Refine
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared/data"
 PARAMS = Refine(size=32, hash_distance=6, correlation=0.97, max_cluster_share=0.01)
-CLASS = {"title": "x", "prompts": ["a picture of {title}"]}
+CLASS = {"title": "x"}
 CARD: dict[str, Any] = {
     "name": "odd", "title": "Odd", "licence": "none", "citation": "none", "modality": "drawing",
     "layout": {"kind": "csv", "table": "meta.csv", "file": "image", "suffix": "", "label": "dx", "group": "patient",
                "labels": {"A": "a", "B": "b"}},
     "attributes": {"age": "years", "sex": "sex"},
     "classes": {"a": CLASS, "b": CLASS},
+    "prompts": {key: ["a picture of {title}"] for key in ("base", "a", "b")},
     "risk": {"low": 0.1, "high": 0.5},
 }  # fmt: skip
 

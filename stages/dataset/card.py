@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import Formatter
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.runtime.checked import explain, read_yaml
+
+BASE = "base"  # the key of `prompts` that belongs to no class
 
 
 class Part(BaseModel):
@@ -47,12 +49,11 @@ class Layout(Part):
 
 
 class Class(Part):
-    """A class: its title as prompts and pages say it, `prompts` templates with {title} and attribute names in braces."""
+    """A class: its title as prompts and pages say it."""
 
     title: str
     synonyms: list[str] = []
     normal: bool = False
-    prompts: list[str] = Field(min_length=1)
 
 
 class Ratio(Part):
@@ -93,7 +94,11 @@ class Risk(Part):
 
 
 class Card(Part):
-    """A whole card. `attributes` maps our name (age, sex, site, skin_tone) to the table's column."""
+    """A whole card. `attributes` maps our name (age, sex, site, skin_tone) to the table's column.
+
+    `prompts` holds, per class, templates with {title} and attribute names in braces; under `base` those by which a base is
+    taught its common classes. They stand apart from `classes`, so that a changed prompt reruns what it is read by, and no more.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     title: str
@@ -104,6 +109,7 @@ class Card(Part):
     layout: Layout
     attributes: dict[str, str] = {}
     classes: dict[str, Class]
+    prompts: dict[str, Annotated[list[str], Field(min_length=1)]]
     symptoms: dict[str, Symptom] = {}
     risk: Risk
 
@@ -111,10 +117,12 @@ class Card(Part):
     def _agree(self) -> Card:
         if set(self.layout.labels.values()) != set(self.classes):
             raise ValueError(f"layout.labels maps to {sorted(set(self.layout.labels.values()))}, classes has {sorted(self.classes)}; they must agree")
-        for key, kind in self.classes.items():
-            fields = {field for prompt in kind.prompts for _, field, _, _ in Formatter().parse(prompt) if field is not None}
+        if set(self.prompts) != {*self.classes, BASE}:
+            raise ValueError(f"prompts has {sorted(self.prompts)}; it must have {BASE!r} and every class: {sorted(self.classes)}")
+        for key, templates in self.prompts.items():
+            fields = {field for template in templates for _, field, _, _ in Formatter().parse(template) if field is not None}
             if wrong := fields - {"title"} - set(self.attributes):
-                raise ValueError(f"classes.{key}.prompts: {sorted(wrong)} is no attribute; in braces may stand title, {', '.join(self.attributes)}")
+                raise ValueError(f"prompts.{key}: {sorted(wrong)} is no attribute; in braces may stand {', '.join(['title', *self.attributes])}")
         for key, symptom in self.symptoms.items():
             unknown = (set(symptom.present) | set(symptom.absent)) - set(self.classes)
             if unknown:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
-from stages.dataset.card import Class
 from stages.runtime.errors import UserError
 
 _MISSING = {"", "nan", "none", "na", "<na>", "unknown"}
@@ -18,14 +17,14 @@ def _word(value: Any) -> str | None:
     return None if text.lower() in _MISSING else text
 
 
-def render_prompts(kind: Class, known: Mapping[str, Any], title: str | None = None) -> list[str]:
-    """Every template of `kind` whose attributes are all `known`, filled, in the card's order.
+def render_prompts(templates: Sequence[str], known: Mapping[str, Any], title: str) -> list[str]:
+    """Every one of `templates` (the card's `prompts`) whose attributes are all `known`, filled, in order.
 
-    `title` (default: the card's) takes the place of {title}. A template with an unknown attribute (absent, None, NaN,
-    empty or "unknown") is left out; `UserError` when none is left.
+    `title` takes the place of {title}. A template with an unknown attribute (absent, None, NaN, empty or "unknown") is
+    left out; `UserError` when none is left.
     """
-    words = {name: word for name, value in known.items() if (word := _word(value)) is not None} | {"title": title or kind.title}
-    filled = [t.format(**words) for t in kind.prompts if {field for _, field, _, _ in Formatter().parse(t) if field} <= words.keys()]
+    words = {name: word for name, value in known.items() if (word := _word(value)) is not None} | {"title": title}
+    filled = [t.format(**words) for t in templates if {field for _, field, _, _ in Formatter().parse(t) if field} <= words.keys()]
     if not filled:
-        raise UserError(f"class {kind.title!r}: every prompt of the card needs an attribute that an image lacks; add 'an image of {{title}}'")
+        raise UserError(f"{title}: every prompt of the card needs an attribute that an image lacks; add 'an image of {{title}}' under prompts")
     return list(dict.fromkeys(filled))
