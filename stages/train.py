@@ -25,7 +25,7 @@ from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
 from stages.classifier import backbone, mix
-from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_bias, fit_temperature, shift
+from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_shift, fit_temperature, shift
 from stages.classifier.fit import Recipe, batches, class_weights, fit
 from stages.classifier.predictor import tempered
 from stages.classifier.start import seen_by_start, start_weights
@@ -53,7 +53,7 @@ def exposures(labels: NDArray[np.int64], kinds: NDArray[np.str_], classes: list[
 def calibrate(
     logits: NDArray[np.float32], cal: pd.DataFrame, classes: list[str], rare: list[str], seeds: list[int], everyone: list[int]
 ) -> dict[str, Any]:
-    """Temperatures per seed, then bias, thresholds and conformal quantiles of the ensemble, from the images of `cal` (label, group) alone.
+    """Temperatures per seed, then temperature, bias, thresholds and conformal quantiles of the ensemble, from the images of `cal` (label, group) alone.
 
     `logits` (S, N, C) of `everyone`, of whom `seeds` come first. A lesion's probability is the mean over its images, as in evaluate.
     """
@@ -65,11 +65,12 @@ def calibrate(
 
     temperature = {str(s): fit_temperature(one, number) for s, one in zip(everyone, logits, strict=True)}
     ensemble = tempered(logits[: len(seeds)], {"temperature": temperature}, seeds).mean(0)
-    bias = fit_bias(by_lesion(ensemble), labels)
-    p = by_lesion(shift(ensemble, bias))
-    # Conformal scores come before the bias, which was fitted on these very lesions: their promise needs scores that were not.
+    heat, bias = fit_shift(by_lesion(ensemble), labels)
+    p = by_lesion(shift(ensemble, heat, bias))
+    # Conformal scores come before that shift, which was fitted on these very lesions: their promise needs scores that were not.
     return {
         "temperature": temperature,
+        "ensemble_temperature": heat,
         "bias": dict(zip(classes, bias.tolist(), strict=True)),
         "thresholds": {d: disease_thresholds(p[:, classes.index(d)], labels == classes.index(d)) for d in rare},
         "conformal": {f"{1 - alpha:.2f}": conformal_quantiles(by_lesion(ensemble), labels, classes, alpha) for alpha in (0.1, 0.05)},

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from stages.classifier.calibration import conformal_quantiles, conformal_set, disease_thresholds, fit_bias, fit_temperature, shift
+from stages.classifier.calibration import conformal_quantiles, conformal_set, disease_thresholds, fit_shift, fit_temperature, shift
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
@@ -19,20 +19,21 @@ def test_temperature_is_recovered(true: float) -> None:
     assert fit_temperature(clean * true, labels) == pytest.approx(true, rel=0.05)
 
 
-def test_the_bias_undoes_a_change_in_the_mix_of_classes() -> None:
+def test_the_shift_undoes_timid_probabilities_and_a_change_in_the_mix_of_classes() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(3, size=30_000, p=[0.6, 0.3, 0.1])
     logits = rng.normal(size=(30_000, 3)) + 2.0 * np.eye(3)[labels]  # the likelihood of each class, up to a constant
-    believed = softmax(2.0 * logits + np.log([0.98, 0.01, 0.01]), axis=1)  # from a train set of another mix
+    believed = softmax(1.25 * logits + np.log([0.98, 0.01, 0.01]), axis=1)  # from a train set of another mix, and too timid
     true = softmax(2.0 * logits + np.log([0.6, 0.3, 0.1]), axis=1)
-    bias = fit_bias(believed, labels)
-    np.testing.assert_allclose(shift(believed, bias), true, atol=0.02)
-    np.testing.assert_allclose(shift(believed, bias).mean(0), [0.6, 0.3, 0.1], atol=0.01)
+    temperature, bias = fit_shift(believed, labels)
+    assert temperature == pytest.approx(1.25 / 2.0, rel=0.05)
+    np.testing.assert_allclose(shift(believed, temperature, bias), true, atol=0.04)
+    np.testing.assert_allclose(shift(believed, temperature, bias).mean(0), [0.6, 0.3, 0.1], atol=0.01)
 
 
 def test_a_class_without_a_row_keeps_a_finite_bias() -> None:
-    bias = fit_bias(np.full((40, 3), 1 / 3), np.repeat([0, 1], 20))
-    assert np.isfinite(bias).all() and bias[2] < bias[0]
+    temperature, bias = fit_shift(np.full((40, 3), 1 / 3), np.repeat([0, 1], 20))
+    assert np.isfinite(temperature) and np.isfinite(bias).all() and bias[2] < bias[0]
 
 
 @settings(max_examples=200, deadline=None)

@@ -141,6 +141,7 @@ def model_folder(folder: Path, groups: list[str]) -> Path:
     write_seen(folder, [group_hash(g) for g in groups])
     info = {
         "classes": ["df", "nv"], "backbone": NAME, "seeds": [1, 2], "transform": {"size": 32}, "temperature": {"1": 1.0, "2": 2.0},
+        "ensemble_temperature": 0.5,
         "bias": {"df": 1.0, "nv": 0.0},
         "weights": weights(folder, ["1", "2"]), "groups_sha256": sha256(folder / "groups_seen.txt"),
     }  # fmt: skip
@@ -154,7 +155,7 @@ def test_the_ensemble_is_the_mean_of_tempered_members(tmp_path: Path) -> None:
     members = predictor.members(images)
     assert members.shape == (2, 4, 2) and np.allclose(members.sum(-1), 1)
     odds = members.mean(0)[:, 0] / members.mean(0)[:, 1]
-    assert np.allclose(predictor.probabilities(images)[:, 0], np.e * odds / (1 + np.e * odds))
+    assert np.allclose(predictor.probabilities(images)[:, 0], np.e * odds**2 / (1 + np.e * odds**2))
 
 
 def test_a_tampered_model_and_one_that_saw_a_test_lesion_are_refused(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class Workplace:
                 "training": {"steps": 10, "batch": 64, "lr": 0.002, "start_sha256": "s", "class_weighting": 0.5 * (regime == "weighted"),
                              "randaugment": regime == "randaugment", "selected_step": dict.fromkeys(everyone, 10)},
                 "exposures": dict.fromkeys(everyone, shown), "temperature": dict.fromkeys(everyone, 1.1),
+                "ensemble_temperature": 1.0,
                 "bias": dict.fromkeys(CLASSES, 0.0),
                 "prior_train": {"df": 0.1, "nv": 0.8, "vasc": 0.1},
                 "thresholds": {d: {"present": 0.5, "absent": 0.2, "n_positive": 2, "n_negative": 4} for d in RARE},

@@ -162,6 +162,7 @@ def test_presence_at_the_thresholds() -> None:
 def test_interpret_reads_the_mean_of_the_members() -> None:
     info = {
         "classes": ["a", "b", "c"],
+        "ensemble_temperature": 1.0,
         "bias": {"a": 0.0, "b": 0.0, "c": 0.0},
         "thresholds": {"b": {"present": 0.5, "absent": 0.1}},
         "conformal": {"0.90": {"a": 0.9, "b": 0.3, "c": 0.2}, "0.95": {"a": 0.9, "b": None, "c": 0.2}},

@@ -57,6 +57,7 @@ def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom"
         "aa_seeds": [],
         "weights": weights,
         "temperature": {"1": 1.0, "2": 1.3},
+        "ensemble_temperature": 1.0,
         "bias": dict.fromkeys(CLASSES, 0.0),
         "thresholds": {d: {"present": 0.4, "absent": 0.1, "n_positive": n_cal, "n_negative": 6 * n_cal} for d in RARE},
         "conformal": {coverage: dict.fromkeys(CLASSES, q if n_cal >= need else None) for coverage, q, need in (("0.90", 0.9, 9), ("0.95", 0.95, 19))},

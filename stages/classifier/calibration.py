@@ -1,4 +1,4 @@
-"""Calibration on split cal: temperature, class bias, thresholds per disease and conformal sets. One row per lesion, so that rows are independent."""
+"""Calibration on split cal: temperatures, class bias, thresholds per disease and conformal sets. One row per lesion, so that rows are independent."""
 
 from __future__ import annotations
 
@@ -33,34 +33,41 @@ def fit_temperature(logits: Floats, labels: NDArray[np.integer[Any]]) -> float:
     return round(math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x), 6)
 
 
-def shift(p: Floats, bias: Floats) -> NDArray[np.float64]:
-    """Probabilities (..., C) `p` with `bias` (C,) added to their logarithms."""
-    moved = p * np.exp(bias)
-    return np.asarray(moved / moved.sum(axis=-1, keepdims=True))
+def shift(p: Floats, temperature: float, bias: Floats) -> NDArray[np.float64]:
+    """Probabilities (..., C) `p`, their logarithms divided by `temperature`, then `bias` (C,) added."""
+    from scipy.special import softmax
+
+    return np.asarray(softmax(np.log(np.maximum(p, 1e-12)) / temperature + bias, axis=-1))
 
 
-def fit_bias(p: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """The class bias (C,) with the least negative log-likelihood of `shift(p, bias)`; `p` (N, C), `labels` (N,), N > 0.
+def fit_shift(p: Floats, labels: NDArray[np.integer[Any]]) -> tuple[float, NDArray[np.float64]]:
+    """The temperature and class bias (C,) with the least negative log-likelihood of `shift(p, ...)`; `p` (N, C), `labels` (N,), N > 0.
 
-    The bias of bias-corrected temperature scaling (Alexandari et al. 2020): a temperature alone leaves a disease that was rare
-    in train too improbable wherever it is commoner. A small ridge keeps a class without a row finite.
+    Bias-corrected temperature scaling (Alexandari et al. 2020) of an ensemble: the mean of calibrated members is itself too
+    timid (Rahaman and Thiery 2021), and a disease that was rare in train stays too improbable wherever it is commoner.
+    A small ridge keeps a class without a row finite.
     """
     from scipy.optimize import minimize
 
     classes, rows = p.shape[1], np.arange(len(labels))
     share = np.bincount(labels, minlength=classes) / len(labels)
+    log_p = np.log(np.maximum(p, 1e-12))
 
-    def loss(bias: Floats) -> tuple[float, NDArray[np.float64]]:
-        moved = shift(p, bias)
-        value = -np.log(np.maximum(moved[rows, labels], 1e-300)).mean() + RIDGE * (bias**2).sum() / 2
-        return float(value), moved.mean(0) - share + RIDGE * bias
+    def loss(x: Floats) -> tuple[float, NDArray[np.float64]]:
+        moved = shift(p, 1 / x[0], x[1:])
+        value = -np.log(np.maximum(moved[rows, labels], 1e-300)).mean() + RIDGE * (x[1:] ** 2).sum() / 2
+        sharper = ((moved * log_p).sum(1) - log_p[rows, labels]).mean()
+        return float(value), np.concatenate([[sharper], moved.mean(0) - share + RIDGE * x[1:]])
 
-    return np.round(minimize(loss, np.zeros(classes), jac=True, method="L-BFGS-B").x, 6)
+    low, high = TEMPERATURES
+    start, bounds = np.concatenate([[1.0], np.zeros(classes)]), [(1 / high, 1 / low), *[(None, None)] * classes]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return round(float(1 / found[0]), 6), np.round(found[1:], 6)
 
 
 def calibrated(p: Floats, info: Mapping[str, Any]) -> NDArray[np.float64]:
     """Tempered probabilities (..., C), of members or their mean, as they fit the mix of classes in cal: what a person is told."""
-    return shift(p, np.array([info["bias"][c] for c in info["classes"]]))
+    return shift(p, info["ensemble_temperature"], np.array([info["bias"][c] for c in info["classes"]]))
 
 
 def disease_thresholds(p: Floats, positive: NDArray[np.bool_]) -> dict[str, float | int]:
