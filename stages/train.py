@@ -30,7 +30,7 @@ from stages.classifier.fit import Recipe, batches, class_weights, fit
 from stages.classifier.predictor import tempered
 from stages.classifier.start import seen_by_start, start_weights
 from stages.dataset.card import Card, read_card
-from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_seen
+from stages.dataset.groups import group_hash, majority, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
@@ -57,8 +57,8 @@ def calibrate(
 
     `logits` (S, N, C) of `everyone`, of whom `seeds` come first. A lesion's probability is the mean over its images, as in evaluate.
     """
-    number, group = cal["label"].map(classes.index).to_numpy(np.int64), cal["group"].to_numpy()
-    labels = pd.Series(number).groupby(group).first().to_numpy()
+    number, group = cal["label"].map(classes.index).to_numpy(np.int64), np.unique(cal["group"], return_inverse=True)[1]
+    labels = majority(number, group, len(classes))
 
     def by_lesion(p: NDArray[np.float64]) -> NDArray[np.float64]:
         return pd.DataFrame(p).groupby(group).mean().to_numpy()

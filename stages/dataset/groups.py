@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import write_text
@@ -14,6 +16,16 @@ from stages.runtime.files import write_text
 SPLITS = ("base", "train", "val", "cal", "test", "reserve", "oracle")
 SEALED = ("val", "cal", "test")
 SEEN = "groups_seen.txt"
+
+
+def majority(labels: NDArray[np.int64], groups: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """The class of each group (G,), where its images disagree: that of most of them, the first in order on ties.
+
+    `labels` (N,) class indices, `groups` (N,) numbers 0..G-1.
+    """
+    votes = np.zeros((groups.max() + 1, classes), np.int64)
+    np.add.at(votes, (groups, labels), 1)
+    return np.asarray(votes.argmax(1))
 
 
 def group_hash(group: str) -> str:

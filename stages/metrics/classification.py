@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
+from stages.dataset.groups import majority
+
 Floats = NDArray[np.floating[Any]]
 TOO_FEW = "too few"
 LEAST_LESIONS = 30  # under this many lesions no sensitivity is claimed and no subgroup is scored
@@ -32,9 +34,7 @@ class Truth:
     @cached_property
     def lesion_labels(self) -> NDArray[np.int64]:
         """The class of each lesion (G,): that of most of its images."""
-        votes = np.zeros((self.lesions.max() + 1, len(self.classes)), np.int64)
-        np.add.at(votes, (self.lesions, self.labels), 1)
-        return np.asarray(votes.argmax(1))
+        return majority(self.labels, self.lesions, len(self.classes))
 
     @cached_property
     def n_lesions(self) -> NDArray[np.int64]:
