@@ -87,6 +87,7 @@ def test_dvc_knows_every_module_that_a_stage_imports() -> None:
     for stage, entry in stages.items():
         if entry.get("frozen"):
             continue
+        missing += [f"{stage}: {file}" for file in ("stages/__init__.py", "requirements.lock") if file not in entry["deps"]]
         script = "train" if stage.startswith("train_") else stage
         files, _ = reaches(f"stages/{script}.py")
         missing += [
