@@ -215,23 +215,25 @@ def seen(picture: Image.Image) -> Image.Image:
 
 
 def _count(picture: Image.Image, data: bytes) -> int:
-    """How many frames an opened picture holds; 1 when what follows the first is broken."""
-    # Counting walks through the file, so first a bound: in a GIF a zero byte and a comma precede every frame but the first.
-    if picture.format == "GIF":
-        check_frames(data.count(b"\0,"))
+    """How many frames an opened picture holds; 1 when what follows the first is broken. Raises `Refused` when it is too many."""
+    frames = 0
     try:
-        if picture.format == "TIFF":
+        if picture.format == "GIF":  # counting reads all, so first a bound: a zero byte and a comma precede every frame but the first
+            check_frames(data.count(b"\0,"))
+        if picture.format == "TIFF":  # n_frames would follow a chain of directories of any length
             with suppress(EOFError):
-                picture.seek(MAX_FRAMES)
-                check_frames(MAX_FRAMES + 1)
-        frames = int(getattr(picture, "n_frames", 1))
-        picture.seek(0)
+                for frames in range(MAX_FRAMES + 1):
+                    picture.seek(frames)
+                frames = MAX_FRAMES + 1
+        else:
+            frames = int(getattr(picture, "n_frames", 1))
     except Refused:
         raise
     except Exception:
-        picture.seek(0)
-        return 1
+        frames = 1
     check_frames(frames)
+    if picture.tell() != 0:
+        picture.seek(0)
     return max(frames, 1)
 
 
