@@ -232,7 +232,7 @@ NAMED = [
     "hopper.bmp", "hopper.gif", "hopper.png", "hopper.ppm", "hopper.sgi", "hopper.ras", "hopper.dds", "hopper.pxr", "hopper.xbm", "hopper.spider",
     "hopper_16bit.pgm", "hopper_be.pfm", "hopper_bpp2.xpm", "hopper_orientation_6.jpg", "hopper_orientation_8.jpg", "frozenpond.mpo", "rgb_trns.png",
     "pil123rgba.qoi", "transparent.sgi", "odd_stride.pcx", "rgb32rle.tga", "m13_gzip.fits", "g4-multi.tiff", "palette.dds", "iss634.webp",
-    "bmp/g/pal8v4.bmp", "avif/hopper.avif", "test-card-lossless.jp2", "i_trns.png", "strip_cmyk_jpeg.tif",
+    "bmp/g/pal8v4.bmp", "avif/hopper.avif", "test-card-lossless.jp2", "i_trns.png", "tiff_strip_cmyk_jpeg.tif",
 ]  # fmt: skip
 
 
@@ -273,7 +273,7 @@ def test_what_pillow_plainly_opens_is_refined(odd: dict[str, bytes]) -> None:
     """At least 90% of what Pillow can load, without what is left out by rule (under 16 px, blank); none takes over 10 s."""
     refined, by_rule, refused = 0, 0, []
     for name, data in sorted(odd.items()):
-        if len(data) > 300_000:  # the largest are tried by `make bench` and by the stage's own test
+        if len(data) > 100_000:  # the test above reads large ones
             continue
         try:
             with Image.open(io.BytesIO(data)) as opened:
@@ -289,5 +289,5 @@ def test_what_pillow_plainly_opens_is_refined(odd: dict[str, bytes]) -> None:
         except Refused as reason:
             refused.append(f"{name}: {reason}")
         assert time.perf_counter() - start < 10, name
-    assert refined > 300 and by_rule < 90
+    assert refined > 280 and by_rule < 90
     assert refined / (refined + len(refused)) >= 0.9, refused

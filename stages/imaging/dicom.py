@@ -1,8 +1,8 @@
 """DICOM files as RGB pixels, by pydicom and the decoders it recommends; imported only when a file looks like DICOM.
 
 Grey frames go through the modality LUT (or rescale), then the first VOI LUT or window that the file gives for the frame;
-where it gives none, or one that shows nothing, they are windowed to their own range as `decode.window` does, pixel padding
-left out. MONOCHROME1 is inverted, so that a high value is bright; padding is black. Colour (RGB, YBR, palettes) is scaled
+where it gives none, or one that shows nothing, they are windowed to their own range as `decode.window` does, with pixel
+padding left out and black. MONOCHROME1 is inverted, for there a low value is bright. Colour (RGB, YBR, palettes) is scaled
 from its own bits to 8. Not applied: overlays, presentation states, ICC profiles, and the shape of pixels (PixelAspectRatio,
 PixelSpacing): a scan with oblong pixels stays squeezed. No reason quotes the file, for its values may be a patient's.
 """
@@ -144,12 +144,13 @@ def _frame_values(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:
 
 
 def _grey(pixels: NDArray[np.generic], dataset: Dataset, index: int) -> NDArray[np.uint8]:
-    """(H, W) stored values of any type as (H, W) uint8, a high value bright."""
+    """(H, W) stored values of any type as the (H, W) uint8 that a viewer shows."""
     modality, voi = _frame_values(dataset, index)
     numbers = apply_modality_lut(pixels, modality)
-    padding = _padding(pixels, dataset)
     grey = _windowed(numbers, voi)
+    padding = None
     if grey is None or grey.min() == grey.max():
+        padding = _padding(pixels, dataset)
         grey = window(numbers, padding)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
