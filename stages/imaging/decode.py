@@ -1,21 +1,62 @@
-"""Any common raster file as RGB pixels, by its content and never by its name; what cannot be read says why."""
+"""Any raster image or DICOM file as RGB pixels, by its content and never by its name; what cannot be read says why.
+
+What a file says is followed: EXIF orientation, palettes, transparency (laid over black), CMYK and LAB, DICOM's look-up
+tables. More than 8 bits are windowed to the image's own range where the file gives no window. Not applied: ICC profiles
+(pixels are read as sRGB) and gamma. Of stereo or preview pictures (MPO), icons and layers (PSD), only the main picture is used.
+"""
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-#: Raster formats tried. Left out on purpose: formats that run another program (EPS) or have no signature to tell them by.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 100_000_000
+from stages.imaging.text import burned_in_text
+
+#: Raster formats of Pillow that a signature tells, the common ones first: each is tried in turn. Left out are EPS (Ghostscript
+#: would run, and PostScript is a program), WMF (drawn by Windows alone), and BUFR, GRIB, HDF5 and MPEG (Pillow only names them).
+SIGNED = (
+    "JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "PSD", "ICO", "ICNS", "DDS", "QOI", "SGI", "SUN", "FITS", "BLP",
+    "DCX", "FLI", "FTEX", "GBR", "MSP", "PIXAR", "MCIDAS", "PCD", "XBM", "XPM", "IM", "XVTHUMB",
+)  # fmt: skip
+#: Formats with a weak signature or none. Their headers hold a zero byte, which a text never does: it is asked for first.
+UNSIGNED = ("CUR", "DIB", "PCX", "TGA", "SPIDER", "IMT", "IPTC")
+FRAMED = {"AVIF", "DCX", "FLI", "GIF", "IM", "PNG", "SPIDER", "TIFF", "WEBP"}  # formats whose frames are pictures in their own right
+SLOW = {"BLP", "DDS", "FITS", "FTEX", "GBR", "IPTC", "MSP", "QOI", "SGI", "XPM"}  # decoded in Python, about a microsecond a pixel
+
+MAX_PIXELS = 100_000_000  # a frame of 8 bits a sample
+MAX_WIDE_PIXELS = 30_000_000  # a frame of more: a mammogram has 14 million, and windowing holds several copies of 8 bytes a pixel
+MAX_SLOW_PIXELS = 4_000_000
+MAX_FRAMES = 10_000
 MIN_SIDE = 16
 WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits a pixel
+
+#: What people put among images, by its first bytes, in words for them.
+KNOWN = {
+    b"%PDF": "a PDF document: export its pictures first",
+    b"%!PS": "PostScript (EPS), which is a program: it is not run",
+    b"\xc5\xd0\xd3\xc6": "PostScript (EPS), which is a program: it is not run",
+    b"PK\x03\x04": "a zip archive or Office document: unpack it first",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
+    b"\xd7\xcd\xc6\x9a": "a Windows metafile, a drawing and not an image",
+}
+
+#: How a DICOM dataset without preamble starts: with one of these elements of group 2 (file meta) or 8, and of these types.
+FIRST_TAGS = {struct.pack("<HH", g, e) for g, e in ((2, 0), (2, 1), (2, 2), (2, 16), (8, 0), (8, 1), (8, 5), (8, 8), (8, 18), (8, 22), (8, 24))}
+FIRST_VR = {b"UL", b"OB", b"UI", b"CS", b"DA"}
+
+Frames = Literal["first", "middle", "all"]
 
 
 class Refused(Exception):
@@ -26,74 +67,210 @@ class Unusable(Refused):
     """An image that can be read, but shows too little: tiny, blank or nothing finite."""
 
 
-class Decoded(NamedTuple):
-    """An upright RGB picture (of a file with several frames, the first) and facts about the file it came from."""
+@dataclass(frozen=True)
+class Decoded:
+    """One frame as an upright RGB picture, and facts about the file it came from.
+
+    `width` and `height` are the upright picture's, in px; `mode` and `format` the file's (`"I;16"`, `"TIFF"`; `"MONOCHROME2
+    16 bit"`, `"DICOM"`); `frame` is its index among the file's `frames`; `tagged`: the file itself says that text is burned in.
+    """
 
     picture: Image.Image
-    width: int
-    height: int
     mode: str
     format: str
+    frame: int = 0
+    frames: int = 1
+    tagged: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.picture.width
+
+    @property
+    def height(self) -> int:
+        return self.picture.height
+
+    @cached_property
+    def burned_in_text(self) -> bool:
+        """Whether text is burned into the pixels: the file says so, or `text.burned_in_text` finds it. Looked for on first use."""
+        return self.tagged or burned_in_text(self.picture)
+
+
+class Opened(NamedTuple):
+    """A file whose header has been read and found within the limits: how many frames it holds, and how to read one."""
+
+    frames: int
+    read: Callable[[int], Decoded]
 
 
 def decode(data: bytes) -> Decoded:
-    """The bytes of an image file as an upright 8-bit RGB picture; width and height are the upright picture's, in px.
+    """The first frame of the bytes of an image file. Raises `Refused` with the reason."""
+    return next(decode_frames(data, "first"))
 
-    EXIF orientation is applied, transparency is laid over black, palettes, grey and CMYK become RGB, and more than 8 bits
-    are windowed to the image's own range. Raises `Refused` with the reason.
+
+def decode_frames(data: bytes, frames: Frames) -> Iterator[Decoded]:
+    """The first, the middle (index `frames // 2`) or all frames of the bytes of an image file, one at a time.
+
+    Raises `Refused` with the reason when the file cannot be read, or none of these frames can be used; with "all", single
+    frames that cannot are left out.
     """
+    with _plain_words(data):
+        opened = _open_dicom(data) if is_dicom(data) else _open_picture(data)
+    wanted = {"first": range(1), "middle": range(opened.frames // 2, opened.frames // 2 + 1), "all": range(opened.frames)}[frames]
+    reason: Refused | None = None
+    usable = 0
+    for index in wanted:
+        try:
+            with _plain_words(data):
+                decoded = opened.read(index)
+        except Refused as refused:
+            reason = reason or refused
+        else:
+            usable += 1
+            yield decoded
+    if not usable:
+        raise reason or Refused("a file without an image")
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether bytes are DICOM: by the mark behind the preamble, or, without a preamble, by a plausible first data element."""
+    if data[128:132] == b"DICM":
+        return True
+    if data[4:6] in FIRST_VR and (data[:4] in FIRST_TAGS or data[1::-1] + data[3:1:-1] in FIRST_TAGS):
+        return True  # explicit VR, little or big endian
+    return data[:4] in FIRST_TAGS and 1 <= int.from_bytes(data[4:8], "little") <= 256  # implicit VR: the length of a short value
+
+
+@contextmanager
+def _plain_words(data: bytes) -> Iterator[None]:
+    """Every failure inside becomes `Refused`, with a reason that holds no content of the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; its errors are what counts
-            return _decode(data)
+            yield
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise Refused(f"not an image of a known format ({', '.join(FORMATS)})" if data else "empty file") from None
+        raise Refused(_not_an_image(data)) from None
     except Image.DecompressionBombError:
         raise Refused(f"over {MAX_PIXELS:,} pixels when unpacked") from None
-    except Exception as error:  # Pillow's readers raise nearly every built-in exception on broken files
-        told = re.sub(r"<[^>]*>|0x[0-9a-f]+", "", str(error))  # no memory addresses
+    except MemoryError:
+        raise Refused("needs more memory than a file may take") from None
+    except Exception as error:  # the readers raise nearly every built-in exception on broken files
+        told = re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", str(error))  # no memory addresses, no quoted content
         raise Refused(f"broken or unsupported image: {' '.join(told.split()) or type(error).__name__}") from None
 
 
-def _decode(data: bytes) -> Decoded:
-    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+def _not_an_image(data: bytes) -> str:
+    if not data:
+        return "empty file"
+    known = next((told for start, told in KNOWN.items() if data.startswith(start)), None)
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        known = "a HEIC photograph: save it as JPEG or PNG first"
+    return f"not an image: {known}" if known else "not an image of a known format (JPEG, PNG, TIFF, DICOM and other raster formats)"
+
+
+def _open_dicom(data: bytes) -> Opened:
+    from stages.imaging import dicom  # here, for pydicom takes longer to load than most images, and few files need it
+
+    return dicom.open_dicom(data)
+
+
+def _open_picture(data: bytes) -> Opened:
+    formats = SIGNED + UNSIGNED if b"\0" in data[:512] else SIGNED
+    picture = Image.open(io.BytesIO(data), formats=formats)
     mode, name = picture.mode, str(picture.format)
-    if picture.width * picture.height > MAX_PIXELS:
-        raise Refused(f"over {MAX_PIXELS:,} pixels when unpacked")
-    if min(picture.size) < MIN_SIDE:
-        raise Unusable(f"{picture.width} x {picture.height} px is too small to show anything (at least {MIN_SIDE} px a side)")
-    picture.load()
-    upright = ImageOps.exif_transpose(picture)
-    rgb = _to_rgb(upright)
-    if all(low == high for low, high in rgb.getextrema()):  # type: ignore[misc]  # RGB: a pair per band
+    check_size(picture.width, picture.height, MAX_SLOW_PIXELS if name in SLOW else MAX_WIDE_PIXELS if mode in WIDE else MAX_PIXELS)
+    frames = _count(picture, data) if name in FRAMED else 1
+
+    def read(index: int) -> Decoded:
+        if index != picture.tell() and frames > 1:
+            picture.seek(index)
+            check_size(picture.width, picture.height, MAX_WIDE_PIXELS if picture.mode in WIDE else MAX_PIXELS)
+        own = picture if frames == 1 else picture.copy()  # what follows changes the picture, and an animation builds upon it
+        return Decoded(seen(_to_rgb(_upright(own))), mode, name, index, frames)
+
+    return Opened(frames, read)
+
+
+def check_size(width: int, height: int, limit: int) -> None:
+    """Refuse an image by the size its header claims, in px, before memory is taken."""
+    if width * height > limit:
+        raise Refused(f"over {limit:,} pixels when unpacked")
+    if min(width, height) < MIN_SIDE:
+        raise Unusable(f"{width} x {height} px is too small to show anything (at least {MIN_SIDE} px a side)")
+
+
+def check_frames(frames: int) -> None:
+    """Refuse a file by the number of frames it claims."""
+    if frames > MAX_FRAMES:
+        raise Refused(f"over {MAX_FRAMES:,} frames")
+
+
+def seen(picture: Image.Image) -> Image.Image:
+    """The RGB `picture`, unless it shows nothing: raises `Unusable` when it is blank."""
+    if all(low == high for low, high in picture.getextrema()):  # type: ignore[misc]  # RGB: a pair per band
         raise Unusable("blank: every pixel has the same colour")
-    return Decoded(rgb, rgb.width, rgb.height, mode, name)
+    return picture
+
+
+def _count(picture: Image.Image, data: bytes) -> int:
+    """How many frames an opened picture holds; 1 when what follows the first is broken. Raises `Refused` when it is too many."""
+    frames = 0
+    try:
+        if picture.format == "GIF":  # counting reads all, so first a bound: a zero byte and a comma precede every frame but the first
+            check_frames(data.count(b"\0,"))
+        if picture.format == "TIFF":  # n_frames would follow a chain of directories of any length
+            with suppress(EOFError):
+                for frames in range(MAX_FRAMES + 1):
+                    picture.seek(frames)
+                frames = MAX_FRAMES + 1
+        else:
+            frames = int(getattr(picture, "n_frames", 1))
+    except Refused:
+        raise
+    except Exception:
+        frames = 1
+    check_frames(frames)
+    if picture.tell() != 0:
+        picture.seek(0)
+    return max(frames, 1)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The loaded picture with its EXIF orientation applied; a broken EXIF block is no reason to lose the image."""
+    picture.load()
+    with suppress(Exception):
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in WIDE:
         return Image.fromarray(window(np.asarray(picture))).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def window(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+def window(values: NDArray[np.generic], ignored: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """(H, W) numbers of any range as (H, W) uint8: the 0.1 to 99.9 percentiles of the finite ones become 0 to 255.
 
-    Percentiles, so that one hot pixel does not turn a scan black. Raises `Unusable` when nothing is finite.
+    Percentiles, so that one hot pixel does not turn a scan black. Pixels `ignored` (H, W) have no part in them. Raises
+    `Unusable` when nothing is finite.
     """
-    numbers = np.asarray(values, dtype=np.float64)
-    finite = numbers[np.isfinite(numbers)]
+    numbers = np.array(values, dtype=np.float64)
+    finite = numbers[np.isfinite(numbers) if ignored is None else np.isfinite(numbers) & ~ignored]
     if not finite.size:
         raise Unusable("no finite pixel value")
-    low, high = np.percentile(finite, (0.1, 99.9))
+    least, most = float(finite.min()), float(finite.max())
+    low, high = np.percentile(finite, (0.1, 99.9), overwrite_input=True)
     if high <= low:
-        low, high = float(finite.min()), float(finite.max())
-    scaled = (np.nan_to_num(numbers, nan=low, posinf=high, neginf=low) - low) / max(high - low, np.finfo(float).tiny)
+        low, high = least, most
+    np.nan_to_num(numbers, copy=False, nan=low, posinf=high, neginf=low)
+    with np.errstate(over="ignore"):
+        scaled = (numbers - low) / max(high - low, np.finfo(float).tiny)
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
