@@ -57,7 +57,9 @@ def check_external(external: ExternalSet, refined: pd.DataFrame, synthetic: Iter
     for column in ("id", "sha256", "group"):
         shared = int(external.table[column].isin(refined[column]).sum())
         if shared:
-            raise LawError(f"external set {external.name}: {shared} image(s) have the {column} of an internal image; run stage external again (dvc repro)")
+            raise LawError(
+                f"external set {external.name}: {shared} image(s) have the {column} of an internal image; run stage external again (dvc repro)"
+            )
     planted = sorted(set(external.table["id"]) & set(synthetic))
     if planted:
         raise LawError(f"synthetic image {planted[0]!r} lies in the external set {external.name}: a test set holds real images only")
