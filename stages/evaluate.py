@@ -260,8 +260,8 @@ def main() -> None:
     for name in WHAT:
         write_json(args.report_dir / "metrics" / f"{name}.json", metrics[name])
         write_json(args.report_dir / "detail" / f"{name}.json", details[name])
-        for other, found in outside.items():
-            write_json(args.report_dir / "detail" / "external" / other / f"{name}.json", found.details[name])
+        for abroad, found in outside.items():
+            write_json(args.report_dir / "detail" / "external" / abroad / f"{name}.json", found.details[name])
     write_json(args.report_dir / "metrics.json", metrics[own.regime])
     write_json(args.report_dir / "verdict.json", verdict)
     write_text(args.report_dir / "verdict.md", report.document(verdict, metrics, details, facts, sections))

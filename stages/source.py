@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import yaml
+from dvc.dependency.base import DependencyDoesNotExistError
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
@@ -87,38 +88,38 @@ def check(path: Path, file: File, md5: str, first: str | None) -> None:
         raise Wrong(f"its MD5 is {md5}, at the first import it was {first} ({path}.dvc): the file was replaced at its source")
 
 
-def fetch(file: File, folder: Path, timeout: float) -> Path:
-    """Import one file into `folder` and check it; one that is there and right is kept. Raises `Wrong`, and then leaves nothing new behind.
+def fetch(file: File, folder: Path, target: Path, timeout: float) -> None:
+    """Import one file into `folder`, check it and unpack it into `target`; one that is there and right is not imported again.
 
-    `timeout` in seconds is how long the server may stay silent.
+    `timeout` in seconds is how long the server may stay silent. Raises `Wrong`, and then leaves nothing new in `folder`, save a file that
+    is known to be the right one.
     """
     path, record = folder / file.name, folder / f"{file.name}.dvc"
-    before = record.read_bytes() if record.exists() else None
-    first = recorded_md5(record)
-    done = False
+    before, first = record.read_bytes() if record.exists() else None, recorded_md5(record)
+    others, sound = set(folder.iterdir()) - {path, record}, False
     try:
         with Repo() as repo:
-            if path.exists() and first and not repo.status([str(record)]):
-                check(path, file, first, first)
-            else:
+            if not (path.exists() and first and not repo.status([str(record)])):
                 path.unlink(missing_ok=True)
-                limits = {"read_timeout": timeout, "connect_timeout": timeout}
-                repo.imp_url(file.url, out=str(path), fs_config=limits, force=True)
-                check(path, file, recorded_md5(record) or "", first)
-        done = True
+                repo.imp_url(file.url, out=str(path), fs_config={"read_timeout": timeout, "connect_timeout": timeout}, force=True)
+        check(path, file, recorded_md5(record) or "", first)
+        sound = bool(file.md5 or file.sha256 or first)
+        unpack(path, target)
+        sound = True
     except Wrong:
         raise
+    except DependencyDoesNotExistError:
+        raise Wrong("there is no such file, or no network to reach it") from None
     except DvcException as error:
-        raise Wrong(f"DVC says: {' '.join(str(error.__cause__ or error).split())}") from None
+        raise Wrong(f"DVC says: {' '.join(str(error).split())}") from None
     except Exception as error:  # DVC lets the errors of its HTTP client through, whatever their class
         raise Wrong(f"{type(error).__name__}: {' '.join(str(error).split()) or f'no answer for {timeout:g} s'}") from None
     finally:
-        if not done:
-            for left in folder.glob(f"*{file.name}*"):  # the file, and DVC's temporary one
+        if not sound:
+            for left in set(folder.iterdir()) - others - {folder / ".gitignore"}:  # DVC's temporary file may be among them
                 left.unlink()
             if before is not None:
                 record.write_bytes(before)
-    return path
 
 
 def refuse_members(members: list[tuple[str, int, bool]], free: int) -> None:
@@ -164,8 +165,7 @@ def obtain(name: str, source: Source, timeout: float) -> Path:
     try:
         for file in source.files:
             try:
-                path = fetch(file, folder, timeout)
-                unpack(path, partial)
+                fetch(file, folder, partial, timeout)
             except Wrong as reason:
                 raise UserError(
                     f"{file.url} could not be used: {reason}. Try again; or, by hand and without a network, put the unpacked files "
