@@ -53,7 +53,7 @@ def test_whatever_is_in_the_internal_data_is_left_out_with_its_lesion_and_counte
     turned = np.clip(np.rot90(scene(4)).astype(int) + 3, 0, 255).astype(np.uint8)
     other = [
         row("a", 20, sha256="file-own-0"),
-        row("own-1", 21),
+        row("own-1", 21, sha256="file-x", group="gx"),
         row("b", 22, group="g-own-2"),
         row("c", 3),
         row("d", 23, image=encode_png(turned)),
