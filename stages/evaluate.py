@@ -1,11 +1,12 @@
 """Test every regime on the sealed real images, and give the verdict.
 
-In:  dataset card, refined images, split, models (base, judge, lora, a folder per regime), synthetic images, REPORT_DIR/data.json.
+In:  dataset card, refined images, split, models (base, judge, lora, a folder per regime), synthetic images, REPORT_DIR/data.json; for each
+     set of evaluate.external what stage `external` left of it, EXTERNAL_DIR/<set>.
 Out: in REPORT_DIR: metrics.json (the regime evaluate.regime), metrics/<regime>.json, detail/<regime>.json, verdict.json, verdict.md,
-     figures/*.png, plots/*.csv and plots/contact.png (images: not for git).
+     figures/*.png, plots/*.csv and plots/contact.png (images: not for git); detail/external/<set>/<regime>.json.
 Every law is checked before a test image is shown to a model (stages/metrics/laws.py).
 
-    python -m stages.evaluate CARD REFINED SPLIT MODELS_DIR SYNTHETIC_DIR REPORT_DIR
+    python -m stages.evaluate CARD REFINED SPLIT MODELS_DIR SYNTHETIC_DIR REPORT_DIR --external EXTERNAL_DIR
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.runtime import determinism
 
@@ -27,7 +28,7 @@ from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_table
 from stages.imaging.sheet import save_sheet
-from stages.metrics import curves, report
+from stages.metrics import curves, external, report
 from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, scores, subgroups
 from stages.metrics.intervals import bootstrap, interval
 from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
@@ -146,6 +147,33 @@ def curve_tables(members: Mapping[str, Floats], truth: Truth) -> dict[str, pd.Da
     return {**tables, "confusion": pd.DataFrame({"actual": names[truth.labels], **guesses})}
 
 
+class Measured(NamedTuple):
+    """What one set of test images tells of every regime: probabilities (S, N, C), metrics/ and detail/ by regime, and `decide` on them."""
+
+    truth: Truth
+    members: dict[str, NDArray[np.float64]]
+    metrics: dict[str, dict[str, float | int]]
+    details: dict[str, dict[str, Any]]
+    verdict: dict[str, Any]
+
+
+def measure(
+    test: pd.DataFrame, images: NDArray[np.uint8], rare: list[str], predictors: dict[str, Predictor], params: Params, card: Card,
+    synthetic: pd.DataFrame,
+) -> Measured:  # fmt: skip
+    """Show the rows of `test` (label, group, attributes), drawn in `images` (N, H, W, 3), to every regime; the scores are over `rare`."""
+    own, infos = params.evaluate, {regime: predictor.info for regime, predictor in predictors.items()}
+    truth = make_truth(test, card.class_names, rare)
+    members = predict(predictors, images, own.logit_tau)
+    boots = bootstrap(members, truth, own.bootstrap, own.seed)
+    attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
+    assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT}
+    metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
+    means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
+    verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
+    return Measured(truth, members, metrics, details, verdict)
+
+
 def contact_sheet(
     split: pd.DataFrame, refined: pd.DataFrame, synthetic: pd.DataFrame, rare: list[str], size: int, marks: str
 ) -> dict[str, NDArray[np.uint8]]:
@@ -168,19 +196,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("card", "refined", "split", "models_dir", "synthetic_dir", "report_dir"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--external", type=Path, metavar="EXTERNAL_DIR", help="needed where evaluate.external names a set")
     args = parser.parse_args()
     params, card, split = read_params(), read_card(args.card), read_split(args.split)
     check_names(params, card)
     determinism.fix(params.threads)
     own = params.evaluate
+    if own.external and args.external is None:
+        raise UserError(f"params.yaml: evaluate.external names {', '.join(own.external)}: give the folder of stage external with --external")
 
     # --- the laws
     refined = read_table(args.refined)
     columns = ["id", "label", "accepted", "reason", "image"]
     synthetic = pd.concat([read_table(args.synthetic_dir / d, columns) for d in sorted(params.rare)], ignore_index=True)
     check_sealed(split, refined[["id", "label", "group"]], synthetic["id"])
-    for seen in ("base", "judge", *(f"lora/{d}" for d in sorted(params.rare))):
-        refuse_overlap(read_seen(args.models_dir / seen), split, str(args.models_dir / seen))
+    helpers = ("base", "judge", *(f"lora/{d}" for d in sorted(params.rare)))
+    seen = {str(args.models_dir / model): read_seen(args.models_dir / model) for model in (*helpers, *REGIMES)}
+    for model in helpers:
+        refuse_overlap(seen[str(args.models_dir / model)], split, str(args.models_dir / model))
     predictors = {regime: load(args.models_dir / regime, split) for regime in REGIMES}
     infos = {regime: predictor.info for regime, predictor in predictors.items()}
     check_origin(infos, sha256(args.split))
@@ -188,18 +221,23 @@ def main() -> None:
     check_judge(read_json(args.models_dir / "judge" / "judge.json"), infos)
     test = split[split["split"] == "test"].merge(refined.drop(columns=["label", "group", "split"], errors="ignore"), on="id").sort_values("id")
     size = predictors["real"].size
-    images = decode(test["image"], size)
-    check_pixels(images, decode(synthetic.loc[synthetic["image"].notna(), "image"], size))
+    images, drawn = decode(test["image"], size), decode(synthetic.loc[synthetic["image"].notna(), "image"], size)
+    check_pixels(images, drawn)
+    others = [external.read_external(args.external, name, params.rare) for name in sorted(own.external)]
+    pictures = [decode(other.table["image"], size) for other in others]
+    for other, shown in zip(others, pictures, strict=True):
+        external.check_external(other, refined, synthetic["id"], seen)
+        check_pixels(shown, drawn, f"the external set {other.name}")
 
     # --- the test
-    truth = make_truth(test, card.class_names, params.rare)
-    members = predict(predictors, images, own.logit_tau)
-    boots = bootstrap(members, truth, own.bootstrap, own.seed)
-    attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
-    assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT}
-    metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
-    means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
-    verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
+    truth, members, metrics, details, verdict = measure(test, images, params.rare, predictors, params, card, synthetic)
+    outside = {
+        other.name: measure(other.table, shown, other.rare(params.rare), predictors, params, card, synthetic)
+        for other, shown in zip(others, pictures, strict=True)
+    }
+    verdict["external"] = {
+        other.name: external.entry(other, found.verdict, found.details, found.metrics) for other, found in zip(others, outside.values(), strict=True)
+    }
     facts = report.Facts(
         title=card.title,
         dataset=params.dataset,
@@ -214,15 +252,19 @@ def main() -> None:
         start=infos["real"]["training"]["start_sha256"],
     )
 
+    sections = [external.section(found, params.rare) for found in verdict["external"].values()]
+
     # --- the reports
     for folder in ("metrics", "detail", "figures", "plots"):
         fresh(args.report_dir / folder)
     for name in WHAT:
         write_json(args.report_dir / "metrics" / f"{name}.json", metrics[name])
         write_json(args.report_dir / "detail" / f"{name}.json", details[name])
+        for abroad, found in outside.items():
+            write_json(args.report_dir / "detail" / "external" / abroad / f"{name}.json", found.details[name])
     write_json(args.report_dir / "metrics.json", metrics[own.regime])
     write_json(args.report_dir / "verdict.json", verdict)
-    write_text(args.report_dir / "verdict.md", report.document(verdict, metrics, details, facts))
+    write_text(args.report_dir / "verdict.md", report.document(verdict, metrics, details, facts, sections))
     tables = curve_tables(members, truth)
     for name, table in tables.items():
         write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))

@@ -133,6 +133,7 @@ COVERED = {
     "make app": "tests/test_browser.py",
     "source .venv/bin/activate": "tests/test_commands.py",
     "python -m stages.predict models/phantom/combined data/raw/phantom/images predictions.csv": "tests/test_smoke.py",
+    "python -m stages.source": "tests/test_source.py",
     "dvc metrics show --md": "tests/test_smoke.py",
     "dvc exp run -n real -S evaluate.regime=real": "tests/test_smoke.py",
     "dvc exp run -n combined -S evaluate.regime=combined": "tests/test_smoke.py",

@@ -77,7 +77,8 @@ class Workplace:
                 for k in range(count):
                     key = f"{part}-{name}-{k}"
                     image = picture(label, len(rows))
-                    rows.append({"id": key, "label": name, "group": f"g-{key}", "split": part, "sex": "fm"[k % 2], "image": image})
+                    facts = {"split": part, "sex": "fm"[k % 2], "sha256": f"file-{key}"}
+                    rows.append({"id": key, "label": name, "group": f"g-{key}", **facts, "image": image})
         table = pd.DataFrame(rows)
         write_table(self.root / "refined" / "part.parquet", table.drop(columns="split"))
         split = table[["id", "label", "group", "split"]].copy()
@@ -127,7 +128,7 @@ class Workplace:
         """Run the stage; the report folder."""
         monkeypatch.chdir(self.root)
         monkeypatch.setattr(evaluate, "load", lambda folder, split: Scripted(read_json(Path(folder) / "model.json")))
-        monkeypatch.setattr("sys.argv", ["evaluate", "card.yaml", "refined", "split.csv", "models", "synthetic", "report"])
+        monkeypatch.setattr("sys.argv", "evaluate card.yaml refined split.csv models synthetic report --external external".split())
         evaluate.main()
         return self.report
 
@@ -141,7 +142,7 @@ def test_a_planted_win_from_models_to_words(place: Workplace, monkeypatch: pytes
     place.change("combined", skill=6.0)
     report = place.run(monkeypatch)
     verdict = read_json(report / "verdict.json")
-    assert verdict["helps"] is True and verdict["seeds"] == SEEDS and verdict["n_test_lesions"] == 96
+    assert verdict["helps"] is True and verdict["seeds"] == SEEDS and verdict["n_test_lesions"] == 96 and verdict["external"] == {}
     assert "no evidence" in (report / "verdict.md").read_text()  # the A/A line
     first = (report / "verdict.md").read_text().splitlines()[0]
     assert first.endswith("synthesis helps") and "no evidence" not in first
@@ -264,7 +265,7 @@ def test_a_synthetic_row_in_a_sealed_part_stops(place: Workplace, monkeypatch: p
 
 def test_a_renamed_synthetic_image_in_test_stops(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = pd.read_parquet(place.synthetic / "df" / "part.parquet")
-    copied = pd.DataFrame([{"id": "x", "label": "df", "group": "gx", "sex": "f", "image": made["image"].iloc[0]["bytes"]}])
+    copied = pd.DataFrame([{"id": "x", "label": "df", "group": "gx", "sex": "f", "sha256": "x", "image": made["image"].iloc[0]["bytes"]}])
     write_table(place.root / "refined" / "more.parquet", copied)
     with open(place.root / "split.csv", "a") as file:
         file.write("x,df,gx,test,\n")

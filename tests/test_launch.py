@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.runtime.launch import environment, merge
-from tests.repository import IDENTITY, command, dvc, git, ran, stubbed
+from stages.runtime.errors import UserError
+from stages.runtime.launch import environment, merge, require_images
+from stages.runtime.params import read_params
+from tests.repository import IDENTITY, ROOT, command, dvc, git, ran, stubbed
 
 LAUNCH = ("-m", "stages.runtime.launch")
 STAGES = {
@@ -116,3 +118,13 @@ def test_merge_replaces_lists_and_numbers_and_keeps_the_rest() -> None:
     default = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
     assert merge(default, {"a": {"c": [9]}, "e": None}) == {"a": {"b": 1, "c": [9]}, "d": 3, "e": None}
     assert default == {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+
+
+def test_an_external_set_that_is_not_refined_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = read_params(ROOT / "params.yaml")
+    params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"external": ["other"]})})
+    with pytest.raises(UserError, match=r"names other, which is not refined yet; run `python -m stages\.refine data/other\.yaml data/raw/other"):
+        require_images(params)
+    (tmp_path / "data/refined/other").mkdir(parents=True)
+    require_images(params)

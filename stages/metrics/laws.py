@@ -43,12 +43,12 @@ def check_sealed(split: pd.DataFrame, refined: pd.DataFrame, synthetic: Iterable
         raise LawError(f"image {other['id'].iloc[0]!r} has another label or group in the split than in the refined data; split again (dvc repro)")
 
 
-def check_pixels(test: NDArray[np.uint8], synthetic: NDArray[np.uint8]) -> None:
-    """Law 1 against a renamed copy: no test image (N, H, W, 3) has the very pixels of a synthetic one (M, H, W, 3)."""
+def check_pixels(test: NDArray[np.uint8], synthetic: NDArray[np.uint8], where: str = "test") -> None:
+    """Law 1 against a renamed copy: no image (N, H, W, 3) of the test set `where` has the very pixels of a synthetic one (M, H, W, 3)."""
     drawn = {hashlib.sha256(image.tobytes()).digest() for image in synthetic}
     copies = sum(hashlib.sha256(image.tobytes()).digest() in drawn for image in test)
     if copies:
-        raise LawError(f"{copies} test image(s) have the pixels of a synthetic image: test holds real images only")
+        raise LawError(f"{copies} image(s) of {where} have the pixels of a synthetic image: a test set holds real images only")
 
 
 def check_budgets(infos: Mapping[str, Mapping[str, Any]]) -> None:

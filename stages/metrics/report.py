@@ -88,9 +88,13 @@ def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
 
 
 def document(
-    verdict: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]], details: Mapping[str, Mapping[str, Any]], facts: Facts
-) -> str:  # fmt: skip
-    """verdict.md: the answer in the first line, then the picture, the tables and what limits them."""
+    verdict: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
+    details: Mapping[str, Mapping[str, Any]],
+    facts: Facts,
+    external: Sequence[str] = (),
+) -> str:
+    """verdict.md: the answer in the first line, then the picture, the tables, the sections on `external` sets, and what limits them."""
     seeds, rare = verdict["seeds"], ", ".join(f"{d} ({facts.n_lesions[d]} lesions)" for d in facts.rare)
     ran = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
     parts = [
@@ -107,6 +111,7 @@ def document(
         markdown(score_rows(metrics)),
         "Rare F1 is the unweighted mean of the rare classes' one-vs-rest F1 at argmax; rare AP that of their average precision.",
         markdown(exposure_rows(details, facts.rare)),
+        *external,
         "## What limits this answer",
         "\n".join(f"- {line}" for line in caveats(verdict, facts)),
         "## How it was made",

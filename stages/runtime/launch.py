@@ -160,10 +160,14 @@ def reproduce(preset: str | None) -> str:
 
 
 def require_images(params: Params) -> None:
-    """`UserError` when the data set's images are neither there nor drawn by the stage `phantom`."""
+    """`UserError` when the data set's images are neither there nor drawn by the stage `phantom`, or an external set was not refined."""
     folder = Path("data/raw", params.dataset)
     if params.dataset != params.phantom.name and not folder.exists():
         raise UserError(f"{folder} is missing: put the images of data/{params.dataset}.yaml there (README, Your own images)")
+    for other in params.evaluate.external:
+        if not Path("data/refined", other).exists():
+            refine = f"python -m stages.refine data/{other}.yaml data/raw/{other} data/refined/{other}"
+            raise UserError(f"evaluate.external names {other}, which is not refined yet; run `{refine}`")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from stages.runtime.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Natural = Annotated[int, Field(ge=0)]
+DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class Block(BaseModel):
@@ -220,7 +221,10 @@ class RealRegime(Regime):
 
 
 class Evaluate(Block):
-    """`candidate` is the one regime that the verdict is on; `regime` names what metrics.json shows."""
+    """`candidate` is the one regime that the verdict is on; `regime` names what metrics.json shows.
+
+    `external` names other refined data sets that are tested beside the internal one.
+    """
 
     candidate: str
     regime: str
@@ -228,12 +232,13 @@ class Evaluate(Block):
     min_seeds: PositiveInt
     logit_tau: PositiveFloat
     seed: Natural
+    external: list[DatasetName]
 
 
 class Params(Block):
     """The whole of params.yaml."""
 
-    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    dataset: DatasetName
     rare: list[str] = Field(min_length=1)
     threads: PositiveInt
     phantom: Phantom
@@ -261,6 +266,8 @@ class Params(Block):
             raise ValueError("split.val + split.cal + split.test must stay under 1, or nothing is left to train on")
         if len(set(self.rare)) != len(self.rare):
             raise ValueError("rare names a class twice")
+        if len(set(self.evaluate.external) | {self.dataset}) != len(self.evaluate.external) + 1:
+            raise ValueError("evaluate.external names a data set twice, or the internal one, which is no external test of itself")
         seeds = self.train.seeds + self.train_real.aa_seeds
         if len(set(seeds)) != len(seeds):
             raise ValueError("train.seeds and train_real.aa_seeds share a seed; real against real needs different ones")
