@@ -199,6 +199,7 @@ def main() -> None:
     assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT}
     metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
     means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
+    data = read_json(args.report_dir / "data.json")
     verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
     facts = report.Facts(
         title=card.title,
@@ -210,7 +211,8 @@ def main() -> None:
         rare=sorted(params.rare),
         bootstrap=own.bootstrap,
         base=read_json(args.models_dir / "base" / "base.json"),
-        warnings=read_json(args.report_dir / "data.json")["warnings"],
+        warnings=data["warnings"],
+        shortcuts=[found["warning"] for found in data["shortcut"].values() if found["fires"]],
         start=infos["real"]["training"]["start_sha256"],
     )
 

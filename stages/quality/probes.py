@@ -50,7 +50,9 @@ def outside_box(table: pd.DataFrame, size: int) -> NDArray[np.bool_]:
     x0, y0, x1, y1 = (table[name].to_numpy(float) for name in BOX)
     left, top = (table["width"].to_numpy(float) - side) / 2, (table["height"].to_numpy(float) - side) / 2
     scale, margin = size / side, size * MARGIN
-    near = [(edge - corner) * scale + shift for edge, corner, shift in ((x0, left, -margin), (y0, top, -margin), (x1, left, margin), (y1, top, margin))]
+    near = [
+        (edge - corner) * scale + shift for edge, corner, shift in ((x0, left, -margin), (y0, top, -margin), (x1, left, margin), (y1, top, margin))
+    ]
     at = np.arange(size) + 0.5
     in_x = (at > near[0][:, None]) & (at < near[2][:, None])
     in_y = (at > near[1][:, None]) & (at < near[3][:, None])
@@ -109,7 +111,7 @@ def all_probes(table: pd.DataFrame, images: NDArray[np.uint8], acquisition: list
     regions = {"border": border(len(images), size)}
     if set(BOX) <= set(table):
         outside = outside_box(table, size)
-        boxed = outside.any((1, 2))
+        boxed = np.asarray(outside.any((1, 2)))
         regions["border"] &= outside | ~boxed[:, None, None]  # a lesion that reaches the border is not the border
         regions["outside of the lesion"] = outside
     found = [

@@ -118,6 +118,7 @@ def clustered_interval(ranks: Floats, positive: Bools, groups: NDArray[np.int64]
     """The 95% interval of `stratified_auc` for one column (N,), by the structural components of DeLong et al. (Biometrics 1988, 44:837)
     summed over groups (Obuchowski, Biometrics 1997, 53:567), with Student's t on the smaller number of groups less one.
 
+    Where no pair is out of order that variance is 0; the rule of three (Hanley and Lippman-Hand 1983) takes its place.
     It takes scores as given: neither the fit nor the choice of the largest of several AUCs widens it (the permutation test answers for that).
     """
     pairs = float(sum(positive[folds == f].sum() * (~positive[folds == f]).sum() for f in range(FOLDS)))
@@ -132,11 +133,13 @@ def clustered_interval(ranks: Floats, positive: Bools, groups: NDArray[np.int64]
             ordered = beaten if side else others - beaten
             influence[own] = (ordered - auc * others) / pairs
     variance, counts = 0.0, []
-    for side in (positive, ~positive):
-        sums = np.bincount(groups[side], influence[side])[np.unique(groups[side])]
+    for rows in (positive, ~positive):
+        sums = np.bincount(groups[rows], influence[rows])[np.unique(groups[rows])]
         counts.append(len(sums))
         variance += len(sums) / (len(sums) - 1) * float((sums**2).sum())
     reach = float(t.ppf(0.975, min(counts) - 1)) * variance**0.5
+    if auc in (0.0, 1.0):
+        reach = 3 / min(counts)
     return max(0.0, auc - reach), min(1.0, auc + reach)
 
 
