@@ -17,6 +17,7 @@ import argparse
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,7 @@ def shortcuts(
         if result.probe is not None:
             probe = next(probe for probe in probes if probe.name == result.probe)
             title = card.classes[disease].title
-            drawings[f"shortcut_{disease}.png"] = lambda path, a=(result, probe, positive, images[kept], title, told): pictures.draw_shortcut(
-                *a, path
-            )
+            drawings[f"shortcut_{disease}.png"] = partial(pictures.draw_shortcut, result, probe, positive, images[kept], title, told)
     return found, drawings
 
 

@@ -87,7 +87,7 @@ class Workplace:
                 made = [{"id": f"syn-{disease}-{k}", "label": disease, "accepted": k < 6, "reason": "" if k < 6 else "judge",
                          "image": picture(label, 10_000 + k)} for k in range(8)]  # fmt: skip
                 write_table(self.synthetic / disease / "part.parquet", pd.DataFrame(made))
-        write_json(self.report / "data.json", {"warnings": ["one site only"]})
+        write_json(self.report / "data.json", {"warnings": ["one site only"], "shortcut": {}})
 
     def _models(self) -> None:
         groups = [group_hash(f"g-train-{c}-{k}") for c in CLASSES for k in range(COUNTS["train"])]
