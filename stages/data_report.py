@@ -104,6 +104,7 @@ def shortcuts(
     Groups that hold images of both sides are left out: nobody knows which label is right.
     """
     normal = [name for name in card.class_names if card.classes[name].normal]
+    everything = all_probes(training, images, [name for name in ACQUISITION if name in training]) if len(training) else []
     found: dict[str, dict[str, Any]] = {}
     drawings: dict[str, Draw] = {}
     for disease in rare:
@@ -114,8 +115,7 @@ def shortcuts(
         pure = side[rows].groupby(training["group"]).transform("nunique").reindex(training.index) == 1
         kept = np.flatnonzero(rows & pure)
         part, positive = training.iloc[kept], side.to_numpy()[kept]
-        acquisition = [name for name in ACQUISITION if name in part]
-        probes = all_probes(part, images[kept], acquisition) if positive.any() and not positive.all() else []
+        probes = [probe.of(kept) for probe in everything]
         result = audit(probes, positive, part["group"].to_numpy(object), p.permutations, p.seed)
         entry = {key: value for key, value in asdict(result).items() if key not in ("scores", "aucs")}
         entry |= {"probes": result.aucs, "fires": result.fires, "against": told, "n": len(part), "n_positive": int(positive.sum())}

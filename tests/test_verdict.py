@@ -145,6 +145,12 @@ def document(about: report.Facts) -> str:
     return report.document(verdict, metrics, details, about)
 
 
+def test_a_shortcut_stands_before_the_first_score_and_once() -> None:
+    told = "a model can score well here without seeing the disease: the border alone"
+    text = document(facts(warnings=[told, "one site only"], shortcuts=[told]))
+    assert text.count(told) == 1 and text.index(told) < text.index("Candidate") and "Data: one site only" in text
+
+
 def test_the_document_opens_with_the_answer_and_carries_the_warnings() -> None:
     text = document(facts())
     assert text.splitlines()[0] == "# Phantoms: no evidence that synthesis helps"

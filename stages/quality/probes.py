@@ -31,6 +31,15 @@ class Probe:
     seen: NDArray[np.bool_] | None = None
     shown: list[str] | None = None
 
+    def of(self, rows: NDArray[np.intp]) -> Probe:
+        """The probe of the images `rows` alone."""
+        return Probe(
+            self.name,
+            self.values[rows],
+            None if self.seen is None else self.seen[rows],
+            None if self.shown is None else [self.shown[k] for k in rows],
+        )
+
 
 def border(count: int, size: int) -> NDArray[np.bool_]:
     """The outermost sixteenth of a square picture, (count, size, size)."""

@@ -30,8 +30,8 @@ DIGITS = 4
 @dataclass(frozen=True)
 class Finding:
     """What the audit of one disease found. `probe` is the worst one, `auc` its out-of-fold AUC with a 95% interval, `p` that of the maximum
-    over all probes; `aucs` holds every probe's. All None where a side has under 10 groups. `scores` (N,) are the worst probe's out-of-fold
-    ranks within their fold, 0..1, in the order of the images given."""
+    over all probes; `aucs` holds every probe's. All None where a side has under 10 groups. `scores` (N,), in the order of the images given: by the
+    worst probe, the share (0..1) of the comparison's images of the same fold that are less like the disease; over the disease its mean is `auc`."""
 
     probe: str | None
     auc: float | None
@@ -114,6 +114,17 @@ def stratified_auc(ranks: Floats, labels: Floats, folds: NDArray[np.int64]) -> F
     return ordered / pairs
 
 
+def lower_share(ranks: Floats, positive: Bools, folds: NDArray[np.int64]) -> Floats:
+    """For each image, (N,): the share of the negatives of its fold with a lower rank, 0..1; ties, and a negative itself, count half."""
+    share = np.empty(len(ranks))
+    for fold in range(FOLDS):
+        held = np.flatnonzero(folds == fold)
+        r, y = ranks[held], positive[held]
+        share[held[y]] = (r[y] - rankdata(r[y])) / (~y).sum()
+        share[held[~y]] = (rankdata(r[~y]) - 0.5) / (~y).sum()
+    return share
+
+
 def clustered_interval(ranks: Floats, positive: Bools, groups: NDArray[np.int64], folds: NDArray[np.int64]) -> tuple[float, float]:
     """The 95% interval of `stratified_auc` for one column (N,), by the structural components of DeLong et al. (Biometrics 1988, 44:837)
     summed over groups (Obuchowski, Biometrics 1997, 53:567), with Student's t on the smaller number of groups less one.
@@ -166,7 +177,6 @@ def audit(probes: Sequence[Probe], positive: Bools, groups: NDArray[np.object_],
     highest = aucs.max(0)
     p = (1 + int((highest[1:] >= highest[0]).sum())) / (1 + permutations)
     low, high = clustered_interval(ranks, positive, codes, folds)
-    sizes = np.bincount(folds)[folds]
     return Finding(
         probe=probes[worst].name,
         auc=round(float(aucs[worst, 0]), DIGITS),
@@ -174,5 +184,5 @@ def audit(probes: Sequence[Probe], positive: Bools, groups: NDArray[np.object_],
         high=round(high, DIGITS),
         p=round(p, DIGITS),
         aucs={probe.name: round(float(auc), DIGITS) for probe, auc in zip(probes, aucs[:, 0], strict=True)},
-        scores=(ranks - 0.5) / sizes,
+        scores=lower_share(ranks, positive, folds),
     )
