@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
@@ -234,7 +235,9 @@ def main() -> None:
     split = read_split(args.split).set_index("id")["split"]
     table["split"] = table["id"].map(split).fillna(LEFT_OUT)
     quarantine = pd.read_csv(args.refined / "quarantine.csv", dtype=str, keep_default_na=False)
-    facts, drawings = make_facts(card, params.rare, params.data_report, table, quarantine, read_json(args.refined / "refined.json"))
+    refined = read_json(args.refined / "refined.json")
+    with threadpool_limits(1):  # the matrices are small, and sums of several threads differ in their last bit
+        facts, drawings = make_facts(card, params.rare, params.data_report, table, quarantine, refined)
     folder = fresh(args.report / "data")
     for name, draw in drawings.items():
         draw(folder / name)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from stages import data_report
 from stages.dataset.card import Card
@@ -64,7 +65,8 @@ def facts_of(
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
     own = read_params(ROOT / "params.yaml").data_report.model_copy(update={"permutations": 199})
     refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0}
-    return data_report.make_facts(Card.model_validate(card), ["df"], own, table, quarantine, refined)[0]
+    with threadpool_limits(1):
+        return data_report.make_facts(Card.model_validate(card), ["df"], own, table, quarantine, refined)[0]
 
 
 def test_counts_per_class_and_part_are_true() -> None:
@@ -161,13 +163,14 @@ def test_strengths_agree_with_scipy_and_lose_their_bias() -> None:
 def test_swapped_labels_head_the_list() -> None:
     rng = np.random.default_rng(0)
     true = np.repeat([0, 1, 2], 40)
-    images = np.clip(np.array([60, 120, 180])[true][:, None, None, None] + rng.normal(0, 12, (120, 16, 16, 3)), 0, 255).astype(np.uint8)
+    level = np.array([60, 120, 180])[true] + rng.normal(0, 6, 120)
+    images = (level[:, None, None, None] + rng.normal(0, 2, (120, 16, 16, 3))).astype(np.uint8)
     told = true.copy()
     told[[3, 50, 100]] = [2, 0, 1]
     table = pd.DataFrame({"id": [f"i{k}" for k in range(120)], "label": np.array(["a", "b", "c"])[told], "group": [f"g{k}" for k in range(120)]})
     found = labels.review(table, images, 20)
     assert set(found["row"][:3]) == {3, 50, 100} and len(found) < 10
-    assert found.set_index("row").loc[3, ["id", "label", "suggested"]].tolist() == ["i3", "c", "a"]
+    assert ("i3", "c", "a") in list(found[["id", "label", "suggested"]].itertuples(index=False, name=None))
     assert labels.review(table[:40], images[:40], 20).empty  # one class: nothing to compare with
 
 

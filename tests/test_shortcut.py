@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from stages.dataset.table import encode_png
 from stages.quality import probes as quality
 from stages.quality.probes import Probe, all_probes, border, outside_box, region_values
-from stages.quality.shortcut import FOLDS, audit, clustered_interval, group_folds, permuted, stratified_auc
+from stages.quality.shortcut import FOLDS, Floats, audit, clustered_interval, group_folds, permuted, stratified_auc
 
 SIZE = 32
 
@@ -131,12 +132,12 @@ def test_permutations_keep_the_number_of_either_side_in_every_fold(diseased: int
 def test_in_one_fold_it_is_the_auc_that_everybody_knows_and_its_interval_widens_with_copies() -> None:
     rng = np.random.default_rng(7)
     positive = rng.random(80) < 0.4
-    ranks = pd.Series(np.round(rng.normal(size=80) + positive, 1)).rank().to_numpy()
+    ranks: Floats = rankdata(np.round(rng.normal(size=80) + positive, 1))
     folds = np.zeros(80, np.int64)
     assert stratified_auc(ranks[:, None], positive[:, None].astype(float), folds)[0] == pytest.approx(roc_auc_score(positive, ranks))
     alone = clustered_interval(ranks, positive, np.arange(80), folds)
     twice = np.repeat(np.arange(80), 2)
-    copied = clustered_interval(pd.Series(ranks[twice]).rank().to_numpy(), positive[twice], twice, np.zeros(160, np.int64))
+    copied = clustered_interval(rankdata(ranks[twice]), positive[twice], twice, np.zeros(160, np.int64))
     assert copied == pytest.approx(alone, abs=1e-9)  # a copy is no new patient
 
 

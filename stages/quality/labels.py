@@ -29,14 +29,13 @@ def thumbnails(images: NDArray[np.uint8]) -> Floats:
 def probabilities(features: Floats, codes: NDArray[np.int64], groups: NDArray[np.object_]) -> Floats:
     """Out-of-fold class probabilities (N, C), by group: multinomial logistic regression on principal components of `features` (N, D).
 
-    Classes weigh the same: otherwise every image of a rare disease would be doubted, for being rare.
+    Classes weigh the same: otherwise every image of a rare disease would be doubted, for being rare. The components, which know no label,
+    are those of all images.
     """
-    parts = min(COMPONENTS, features.shape[1], len(features) // 2)
-    model = make_pipeline(
-        PCA(parts, svd_solver="covariance_eigh"), StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=500)
-    )
+    parts = PCA(min(COMPONENTS, features.shape[1], len(features) // 2), svd_solver="covariance_eigh").fit_transform(features)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=500))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    return np.asarray(cross_val_predict(model, features, codes, groups=groups, cv=folds, method="predict_proba"))
+    return np.asarray(cross_val_predict(model, parts, codes, groups=groups, cv=folds, method="predict_proba"))
 
 
 def disagreements(p: Floats, codes: NDArray[np.int64]) -> pd.DataFrame:
