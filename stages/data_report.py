@@ -208,13 +208,8 @@ def make_facts(
         drawings["pairs.png"] = lambda path: pictures.captioned([labelled(by_id.loc[pair]) for pair in pairs], path)
     if several:
         shown = [by_id[by_id["group"] == group].sort_values("label") for group in several[:EXAMPLES]]
-        drawings["groups.png"] = lambda path: pictures.captioned([labelled(one_a_class(rows)) for rows in shown], path)
+        drawings["groups.png"] = lambda path: pictures.captioned([labelled(rows.drop_duplicates("label")) for rows in shown], path)
     return facts | {"warnings": make_warnings(facts, card)}, drawings
-
-
-def one_a_class(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first of `rows` of each label."""
-    return rows.drop_duplicates("label")
 
 
 def labelled(rows: pd.DataFrame) -> list[tuple[NDArray[np.uint8], str]]:
