@@ -14,6 +14,7 @@ from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
 from stages.metrics.verdict import WHAT
 from stages.runtime.errors import UserError
+from stages.runtime.files import read_json
 from stages.runtime.params import read_params
 
 if TYPE_CHECKING:  # imports torch
@@ -78,6 +79,14 @@ def phantom_warning(choice: Choice) -> None:
     """Stands above every result of a model that has seen drawings only."""
     if choice.card.phantom:
         st.warning(f"**{wording.PHANTOM}** {choice.card.title}.", icon=":material/warning:")
+
+
+def shortcut_warning(choice: Choice) -> None:
+    """Stands above every result on data where the audit found that a model can score well without seeing the disease."""
+    report = choice.place.reports / "data.json"
+    for found in read_json(report)["shortcut"].values() if report.exists() else []:
+        if warning := found.get("warning"):  # a report made before the audit has none
+            st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
 
 
 def check(choice: Choice) -> str:

@@ -2,40 +2,49 @@
 
 In:  the dataset card (title, phantom, layout, attributes, classes), REFINED (table, quarantine.csv, refined.json), SPLIT_CSV,
      params.yaml (blocks `data_report`, `rare`).
-Out: REPORT_DIR/data.json, data.md (the same in words and tables) and data.png (training images of every class).
+Out: REPORT_DIR/data.json, data.md (the same in words and tables), data.png (training images of every class) and data/*.png (what a shortcut
+     looks like, near-duplicates and groups whose labels disagree, labels to look at again).
 
     python -m stages.data_report CARD REFINED SPLIT_CSV REPORT_DIR
 
-`warnings` in data.json go into the verdict. One of them is a probe for a shortcut: what the brightness of an image's border
-alone tells of a disease. It looks at training images only; the sealed parts are `evaluate`'s.
+`warnings` in data.json go into the verdict; those of the shortcut audit (`stages/quality/shortcut.py`) lead it and stand on the page.
+The audit, the confounders and the list of labels look at training images only; the sealed parts are `evaluate`'s.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from stages.dataset.card import Card, read_card
-from stages.dataset.groups import SPLITS, read_split
+from stages.dataset.groups import read_split
 from stages.dataset.table import decode, read_table
+from stages.imaging.duplicates import components
 from stages.imaging.sheet import save_sheet
+from stages.quality import pictures
+from stages.quality.confounding import MISSING, confounders, strong
+from stages.quality.labels import review
+from stages.quality.probes import BOX, all_probes
+from stages.quality.report import LEFT_OUT, describe, shortcut_sentence
+from stages.quality.shortcut import audit
 from stages.runtime.errors import run
-from stages.runtime.files import read_json, write_json, write_text
-from stages.runtime.markdown import markdown
-from stages.runtime.params import Params, read_params
+from stages.runtime.files import fresh, read_json, write_json, write_text
+from stages.runtime.params import DataReport, read_params
 
-SHORTCUT = 0.9  # AUC from which a probe that cannot see the disease is a warning
-LEAST_GROUPS = 10  # of a class, for the probe
 CONFORMAL = {9: "90%", 19: "95%"}  # calibration lesions that a class-conditional set needs
-LEFT_OUT = "left out"
-PHANTOM = "drawings, not patients; the base knew this renderer. The long tail lies in train; the other parts were drawn with set counts per class."
-BORDER = "median brightness of the border"
+ACQUISITION = ("frame", "burned_in_text")  # columns of the refined table that say how a picture was made
+EXAMPLES = 8  # pairs or groups shown, and group ids listed
+Draw = Callable[[Path], None]
 
 
 def class_counts(table: pd.DataFrame, classes: list[str]) -> dict[str, dict[str, dict[str, int]]]:
@@ -74,154 +83,142 @@ def quarantine_reasons(quarantine: pd.DataFrame) -> dict[str, int]:
     return {str(k): int(n) for k, n in sorted(reasons.value_counts().items(), key=lambda kn: (-kn[1], str(kn[0])))}
 
 
-def border_brightness(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Median luminance (0..1) of the outermost sixteenth of each image; (N, H, W, 3) uint8 to (N,)."""
-    width = max(1, images.shape[1] // 16)
-    ring = np.ones(images.shape[1:3], bool)
-    ring[width:-width, width:-width] = False
-    return np.asarray(np.median(images[:, ring] @ np.array([0.299, 0.587, 0.114]), axis=1) / 255)
+def titled(card: Card, name: str) -> str:
+    """How a sentence names a class: "dermatofibroma (df)"."""
+    return f"{card.classes[name].title} ({name})"
 
 
-def probe_auc(feature: NDArray[np.float64], positive: NDArray[np.bool_], groups: NDArray[np.object_]) -> float | None:
-    """ROC AUC of a logistic curve in `feature` and its square, out of fold by group; None with fewer than 10 groups on a side."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-
-    if min(len(set(groups[positive])), len(set(groups[~positive]))) < LEAST_GROUPS:
-        return None
-    model = make_pipeline(PolynomialFeatures(2, include_bias=False), StandardScaler(), LogisticRegression(class_weight="balanced"))
-    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-    score = cross_val_predict(model, feature[:, None], positive, groups=groups, cv=folds, method="decision_function")
-    return round(float(roc_auc_score(positive, score)), 4)
+def near_duplicates(table: pd.DataFrame, pairs: list[list[str]]) -> dict[str, Any]:
+    """How many near-duplicate `pairs` (ids) there are, the clusters that they form, and the pairs whose labels differ: id, id, label, label."""
+    labels = table.set_index("id")["label"]
+    ids, codes = np.unique(np.array(pairs, str).reshape(-1, 2), return_inverse=True)
+    sizes = np.bincount(components(len(ids), codes.reshape(-1, 2))) if len(ids) else np.zeros(0, np.int64)
+    disagree = [[a, b, labels[a], labels[b]] for a, b in pairs if labels[a] != labels[b]]
+    return {"pairs": len(pairs), "clusters": len(sizes), "largest": int(sizes.max(initial=0)), "labels_disagree": disagree}
 
 
-def shortcut_probe(feature: NDArray[np.float64], table: pd.DataFrame, disease: str, normal: list[str]) -> dict[str, Any]:
-    """How far `feature` alone tells `disease` from the classes flagged normal and from all others: the higher AUC, with its n."""
-    results: list[dict[str, Any]] = []
-    for against, others in {" or ".join(normal): normal, "all other classes": sorted(set(table["label"]) - {disease})}.items():
-        rows = table["label"].isin([disease, *others]).to_numpy()
-        part = table[rows]
-        positive = (part["label"] == disease).to_numpy()
-        auc = probe_auc(feature[rows], positive, part["group"].to_numpy(object)) if others and disease not in normal else None
-        results.append({"probe": BORDER, "against": against, "auc": auc, "n": len(part), "n_positive": int(positive.sum())})
-    return max(results, key=lambda result: -1 if result["auc"] is None else result["auc"])
+def shortcuts(
+    card: Card, rare: list[str], p: DataReport, training: pd.DataFrame, images: NDArray[np.uint8]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Draw]]:  # fmt: skip
+    """The audit of each disease of `rare` against the classes that the card flags normal, else against all others; and a picture of each.
+
+    Groups that hold images of both sides are left out: nobody knows which label is right.
+    """
+    normal = [name for name in card.class_names if card.classes[name].normal]
+    everything = all_probes(training, images, [name for name in ACQUISITION if name in training]) if len(training) else []
+    found: dict[str, dict[str, Any]] = {}
+    drawings: dict[str, Draw] = {}
+    for disease in rare:
+        against = normal if normal and disease not in normal else [name for name in card.class_names if name != disease]
+        told = " or ".join(card.classes[name].title for name in against) if against == normal else "all other classes"
+        rows = training["label"].isin([disease, *against])
+        side = training["label"] == disease
+        pure = side[rows].groupby(training["group"]).transform("nunique").reindex(training.index) == 1
+        kept = np.flatnonzero(rows & pure)
+        part, positive = training.iloc[kept], side.to_numpy()[kept]
+        probes = [probe.of(kept) for probe in everything]
+        result = audit(probes, positive, part["group"].to_numpy(object), p.permutations, p.seed)
+        entry = {key: value for key, value in asdict(result).items() if key not in ("scores", "aucs")}
+        entry |= {"probes": result.aucs, "fires": result.fires, "against": told, "n": len(part), "n_positive": int(positive.sum())}
+        entry["warning"] = shortcut_sentence(titled(card, disease), entry) if result.fires else None
+        found[disease] = entry
+        if result.probe is not None:
+            probe = next(probe for probe in probes if probe.name == result.probe)
+            title = card.classes[disease].title
+            drawings[f"shortcut_{disease}.png"] = partial(pictures.draw_shortcut, result, probe, positive, images[kept], title, told)
+    return found, drawings
 
 
 def make_warnings(facts: dict[str, Any], card: Card) -> list[str]:
     """What a reader of any result on these data must know, one sentence each."""
-    said = []
-    for disease, probe in facts["shortcut"].items():
-        if probe["auc"] is not None and probe["auc"] > SHORTCUT:
-            said.append(
-                f"a model can score well on {disease} without seeing the disease: against {probe['against']}, the {BORDER} alone "
-                f"gives AUC {probe['auc']:.3f} ({probe['n']} training images)"
-            )
+    said = [found["warning"] for found in facts["shortcut"].values() if found["fires"]]
+    for name in strong(facts["confounded"]):
+        strength = facts["confounded"][name]["strength"]
+        what = f"whether {name.split(':')[0]} is recorded" if name.endswith(MISSING) else name.replace("_", " ")
+        said.append(
+            f"{what} goes with the diagnosis (strength {strength:.2f} of 1): a model that guesses it from the picture gains without the disease"
+        )
     for name, parts in facts["classes"].items():
         cal = parts.get("cal", {"groups": 0})["groups"]
         missing = [level for least, level in CONFORMAL.items() if cal < least]
         if missing:
-            said.append(f"cal holds {cal} lesion(s) or patient(s) of {name}: too few for a conformal set at {' or '.join(missing)}")
+            said.append(f"cal holds {cal} lesion(s) or patient(s) of {titled(card, name)}: too few for a conformal set at {' or '.join(missing)}")
     if card.layout.group is None:
         said.append("no patient or lesion ids: only near-duplicates tie images together, so one patient may lie on both sides of the split")
     if facts["groups"]["several_labels"]:
         said.append(f"{facts['groups']['several_labels']} group(s) hold images of more than one class: labels, ids or both may be wrong")
     if facts["near_duplicates"]["labels_disagree"]:
         said.append(f"{len(facts['near_duplicates']['labels_disagree'])} pair(s) of near-duplicates have different labels; data.json lists them")
+    copies = sum(n for reason, n in facts["quarantine"].items() if reason.startswith("exact duplicates under different labels"))
+    if copies:
+        said.append(f"{copies} files are exact copies of each other under different labels, and were left out: nobody knows which label is right")
     if facts["table_rows_without_file"]:
         said.append(f"{facts['table_rows_without_file']} row(s) of the metadata table have no file")
     return said
 
 
-def make_facts(card: Card, params: Params, table: pd.DataFrame, quarantine: pd.DataFrame, refined: dict[str, Any]) -> dict[str, Any]:
-    """Everything that data.json says. `table` holds every refined image with its split ("left out" where split.max_images cut it)."""
+def make_facts(
+    card: Card, rare: list[str], p: DataReport, table: pd.DataFrame, quarantine: pd.DataFrame, refined: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Draw]]:  # fmt: skip
+    """Everything that data.json says, and what draws each picture under data/, by file name.
+
+    `table` holds every refined image with its split ("left out" where split.max_images cut it).
+    """
     images_a_group = table.groupby("group").size().value_counts().sort_index()
-    labels = table.set_index("id")["label"]
-    disagree = [[a, b, labels[a], labels[b]] for a, b in refined["near_duplicates"] if labels[a] != labels[b]]
-    training = table[table["split"].isin(["train", "base"])]
-    border = border_brightness(decode(training["image"]))
-    normal = [name for name in card.class_names if card.classes[name].normal]
+    labels_a_group = table.groupby("group")["label"].nunique()
+    several = sorted(labels_a_group.index[labels_a_group > 1])
+    training = table[table["split"].isin(["train", "base"])].reset_index(drop=True)
+    images = decode(training["image"])
+    shortcut, drawings = shortcuts(card, rare, p, training, images)
+    doubts = review(training, images, p.review)
     facts: dict[str, Any] = {
         "name": card.name,
         "title": card.title,
+        "titles": {name: card.classes[name].title for name in card.class_names},
         "phantom": card.phantom,
         "images": len(table),
         "classes": class_counts(table, card.class_names),
         "groups": {
             "count": int(table["group"].nunique()),
             "images_a_group": {str(size): int(n) for size, n in images_a_group.items()},
-            "several_labels": int((table.groupby("group")["label"].nunique() > 1).sum()),
+            "several_labels": len(several),
+            "several_labels_ids": several[:EXAMPLES],
         },
         "attributes": {name: attribute_summary(table[name]) for name in sorted(card.attributes)},
+        "confounded": confounders(training, sorted(card.attributes), p.permutations, p.seed),
         "originals": originals(table),
-        "quarantine": quarantine_reasons(quarantine),
-        "near_duplicates": {"pairs": len(refined["near_duplicates"]), "labels_disagree": disagree},
-        "table_rows_without_file": refined["table_rows_without_file"],
-        "shortcut": {disease: shortcut_probe(border, training, disease, normal) for disease in params.rare},
-    }
-    return facts | {"warnings": make_warnings(facts, card)}
-
-
-def describe(facts: dict[str, Any], rare: list[str]) -> str:
-    """data.md: `facts` in words and tables."""
-    parts = [part for part in (*SPLITS, LEFT_OUT) if any(part in counts for counts in facts["classes"].values())]
-    head = ["class", *parts]
-    rows = []
-    for name, counts in facts["classes"].items():
-        cells = [f"{counts[p]['images']} / {counts[p]['groups']}" if p in counts else "0" for p in parts]
-        rows.append([f"{name} (rare)" if name in rare else name, *cells])
-    sections = [f"# {facts['title']}: the data"]
-    if facts["phantom"]:
-        sections.append(f"**{PHANTOM}**")
-    if facts["warnings"]:
-        sections += ["## Warnings", "\n".join(f"- {text}" for text in facts["warnings"])]
-    groups = facts["groups"]
-    spread = ", ".join(f"{n} with {size}" for size, n in groups["images_a_group"].items())
-    sections += [
-        "## Images / groups per class and part",
-        markdown([head, *rows]),
-        f"{facts['images']} images in {groups['count']} groups (patients, lesions, or near-duplicates). Images a group: {spread}.",
-        "## Shortcut probe",
-        "What the border alone tells; 0.5 or less is nothing, 1.0 gives the class away. Cross-validated by group, on training images.",
-        markdown(
-            [
-                ["disease", "probe", "against", "AUC", "images", "of the disease"],
-                *(
-                    [d, p["probe"], p["against"], "too few" if p["auc"] is None else f"{p['auc']:.3f}", str(p["n"]), str(p["n_positive"])]
-                    for d, p in facts["shortcut"].items()
-                ),
-            ]
+        "burned_in_text": (
+            {name: int(n) for name, n in table.groupby("label")["burned_in_text"].sum().items()} if "burned_in_text" in table else None
         ),
-    ]
-    if facts["attributes"]:
-        sections += ["## Attributes", markdown([["attribute", "known", "missing", "values"], *map(_attribute_row, facts["attributes"].items())])]
-    raw = facts["originals"]
-    kinds = [[name, ", ".join(f"{kind}: {n}" for kind, n in found.items())] for name, found in raw["kinds"].items()]
-    sizes = ", ".join(f"{size}: {n}" for size, n in raw["sizes"].items())
-    sections += [
-        "## Raw files",
-        markdown([["class", "format and mode"], *kinds]),
-        f"Sizes in px ({raw['different_sizes']} different): {sizes}. Bytes a file: {raw['file_bytes']['min']} to {raw['file_bytes']['max']}.",
-        "## Quarantine",
-        markdown([["files", "reason"], *([str(n), reason.replace("|", "/")] for reason, n in facts["quarantine"].items())])
-        if facts["quarantine"]
-        else "Nothing was left out.",
-        f"Near-duplicate pairs, whose groups were made one: {facts['near_duplicates']['pairs']}, "
-        f"{len(facts['near_duplicates']['labels_disagree'])} of them with different labels.",
-    ]
-    return "\n\n".join(sections) + "\n"
+        "quarantine": quarantine_reasons(quarantine),
+        "near_duplicates": near_duplicates(table, refined["near_duplicates"]),
+        "table_rows_without_file": refined["table_rows_without_file"],
+        "boxes": set(BOX) <= set(table),
+        "shortcut": shortcut,
+        "label_review": doubts.drop(columns="row").to_dict("records"),
+    }
+    by_id = table.set_index("id")
+    if len(doubts):
+        told = [
+            (images[row], f"labelled {label}; the model says {other} ({share:.0%})")
+            for row, label, other, share in doubts[["row", "label", "suggested", "probability"]].itertuples(index=False)
+        ]
+        drawings["labels.png"] = lambda path: pictures.captioned([told[k : k + 5] for k in range(0, len(told), 5)], path)
+    if pairs := [pair[:2] for pair in facts["near_duplicates"]["labels_disagree"][:EXAMPLES]]:
+        drawings["pairs.png"] = lambda path: pictures.captioned([labelled(by_id.loc[pair]) for pair in pairs], path)
+    if several:
+        shown = [by_id[by_id["group"] == group].sort_values("label") for group in several[:EXAMPLES]]
+        drawings["groups.png"] = lambda path: pictures.captioned([labelled(rows.drop_duplicates("label")) for rows in shown], path)
+    return facts | {"warnings": make_warnings(facts, card)}, drawings
 
 
-def _attribute_row(item: tuple[str, dict[str, Any]]) -> list[str]:
-    name, found = item
-    levels = found.get("values") or {k: f"{v:g}" for k, v in found.items() if k not in ("known", "missing", "values")}
-    return [name, str(found["known"]), str(found["missing"]), ", ".join(f"{k}: {v}" for k, v in levels.items())]
+def labelled(rows: pd.DataFrame) -> list[tuple[NDArray[np.uint8], str]]:
+    """The pictures of `rows` with their labels."""
+    return list(zip(decode(rows["image"]), rows["label"], strict=True))
 
 
 def main() -> None:
-    """Read the card, the refined table and the split; write data.json, data.md and data.png."""
+    """Read the card, the refined table and the split; write data.json, data.md and the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("card", type=Path, metavar="CARD")
     parser.add_argument("refined", type=Path, metavar="REFINED")
@@ -233,9 +230,14 @@ def main() -> None:
     split = read_split(args.split).set_index("id")["split"]
     table["split"] = table["id"].map(split).fillna(LEFT_OUT)
     quarantine = pd.read_csv(args.refined / "quarantine.csv", dtype=str, keep_default_na=False)
-    facts = make_facts(card, params, table, quarantine, read_json(args.refined / "refined.json"))
+    refined = read_json(args.refined / "refined.json")
+    with threadpool_limits(1):  # the matrices are small, and sums of several threads differ in their last bit
+        facts, drawings = make_facts(card, params.rare, params.data_report, table, quarantine, refined)
+    folder = fresh(args.report / "data")
+    for name, draw in drawings.items():
+        draw(folder / name)
     write_json(args.report / "data.json", facts)
-    write_text(args.report / "data.md", describe(facts, params.rare))
+    write_text(args.report / "data.md", describe(facts, params.rare, ["data.png", *(f"data/{name}" for name in drawings)]))
     shown = table[table["split"].isin(["train", "base"])].groupby("label").head(params.data_report.sheet)
     save_sheet({card.classes[str(label)].title: decode(rows["image"]) for label, rows in shown.groupby("label")}, args.report / "data.png")
     for text in facts["warnings"]:

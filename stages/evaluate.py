@@ -235,9 +235,11 @@ def main() -> None:
         other.name: measure(other.table, shown, other.rare(params.rare), predictors, params, card, synthetic)
         for other, shown in zip(others, pictures, strict=True)
     }
-    verdict["external"] = {
-        other.name: external.entry(other, found.verdict, found.details, found.metrics) for other, found in zip(others, outside.values(), strict=True)
-    }
+    if others:
+        verdict["external"] = {
+            other.name: external.entry(other, found.verdict, found.details, found.metrics) for other, found in zip(others, outside.values(), strict=True)
+        }
+    data = read_json(args.report_dir / "data.json")
     facts = report.Facts(
         title=card.title,
         dataset=params.dataset,
@@ -248,11 +250,12 @@ def main() -> None:
         rare=sorted(params.rare),
         bootstrap=own.bootstrap,
         base=read_json(args.models_dir / "base" / "base.json"),
-        warnings=read_json(args.report_dir / "data.json")["warnings"],
+        warnings=data["warnings"],
+        shortcuts=[found["warning"] for found in data["shortcut"].values() if found["fires"]],
         start=infos["real"]["training"]["start_sha256"],
     )
 
-    sections = [external.section(found, params.rare) for found in verdict["external"].values()]
+    sections = [external.section(found, params.rare) for found in verdict.get("external", {}).values()]
 
     # --- the reports
     for folder in ("metrics", "detail", "figures", "plots"):

@@ -160,6 +160,19 @@ def test_compare_shows_the_verdict_first(root: Path, monkeypatch: pytest.MonkeyP
     assert wording.PHANTOM in said and wording.NOTICE in said and "Candidate `combined`." in said and "![" not in said
 
 
+@pytest.mark.parametrize("view", [None, "compare"])
+def test_a_shortcut_stands_above_every_result(broken: Path, monkeypatch: pytest.MonkeyPatch, view: str | None) -> None:
+    told = "a model can score well here without seeing the disease: the border alone tells df from nv"
+    write_json(broken / "reports/phantom/data.json", {"shortcut": {"df": {"warning": told}, "vasc": {"warning": None}}})
+    page = open_page(broken, monkeypatch, view)
+    assert not page.exception
+    said = [warning.value for warning in page.warning]
+    assert sum("without seeing the disease" in text for text in said) == 1 and f"**{told[0].upper()}{told[1:]}.**" in said
+    blocks = [(block.type, getattr(block, "value", "")) for block in page.main]
+    first = next(k for k, (kind, text) in enumerate(blocks) if kind == "warning" and "without seeing" in text)
+    assert all(kind not in ("header", "file_uploader") for kind, _ in blocks[:first])
+
+
 def test_compare_says_when_a_report_was_changed(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(broken / "reports/phantom/metrics/real.json", {"rare_f1": 0.99})
     page = open_page(broken, monkeypatch, "compare")

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from numpy.typing import NDArray
+from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from stages import data_report
 from stages.dataset.card import Card
 from stages.dataset.table import encode_png, write_table
+from stages.quality import confounding, labels
+from stages.quality.report import TEXT_MISSES, describe
 from stages.runtime.files import write_json
 from stages.runtime.params import read_params
 
@@ -29,11 +32,11 @@ CARD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def pictures(labels: list[str], shortcut: bool, seed: int = 0) -> list[bytes]:
+def pictures(of: list[str], shortcut: bool, seed: int = 0) -> list[bytes]:
     """Noise of a random border brightness; with `shortcut` the border of df and mel is bright, that of nv dark."""
     rng = np.random.default_rng(seed)
     images = []
-    for label in labels:
+    for label in of:
         image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
         level = int(rng.integers(60, 190))
         if shortcut:
@@ -47,8 +50,8 @@ def pictures(labels: list[str], shortcut: bool, seed: int = 0) -> list[bytes]:
 
 def toy(shortcut: bool = False) -> pd.DataFrame:
     """60 images a class, two a group; 20 groups of each class in train, 5 in cal, 5 in test."""
-    labels = [label for label in ("df", "mel", "nv") for _ in range(60)]
-    table = pd.DataFrame({"image": pictures(labels, shortcut), "id": [f"{k:016x}" for k in range(180)], "label": labels})
+    of = [label for label in ("df", "mel", "nv") for _ in range(60)]
+    table = pd.DataFrame({"image": pictures(of, shortcut), "id": [f"{k:016x}" for k in range(180)], "label": of})
     table["group"] = [f"g{k // 2:03d}" for k in range(180)]
     table["split"] = [("train", "train", "train", "train", "cal", "test")[k % 60 // 10] for k in range(180)]
     table["age"] = [float("nan") if k % 6 == 0 else 40.0 + k % 5 for k in range(180)]
@@ -60,16 +63,17 @@ def facts_of(
     table: pd.DataFrame, card: dict[str, Any] = CARD, pairs: list[list[str]] | None = None, reasons: list[str] | None = None
 ) -> dict[str, Any]:
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
-    params = read_params(ROOT / "params.yaml").model_copy(update={"rare": ["df"]})
+    own = read_params(ROOT / "params.yaml").data_report.model_copy(update={"permutations": 199})
     refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0}
-    return data_report.make_facts(Card.model_validate(card), params, table, quarantine, refined)
+    with threadpool_limits(1):
+        return data_report.make_facts(Card.model_validate(card), ["df"], own, table, quarantine, refined)[0]
 
 
 def test_counts_per_class_and_part_are_true() -> None:
     facts = facts_of(toy())
     assert facts["classes"]["nv"] == {"train": {"images": 40, "groups": 20}, "cal": {"images": 10, "groups": 5}, "test": {"images": 10, "groups": 5}}
     assert facts["images"] == 180
-    assert facts["groups"] == {"count": 90, "images_a_group": {"2": 90}, "several_labels": 0}
+    assert facts["groups"] == {"count": 90, "images_a_group": {"2": 90}, "several_labels": 0, "several_labels_ids": []}
     assert facts["attributes"]["age"]["missing"] == 30 and facts["attributes"]["age"]["max"] == 44
     assert facts["attributes"]["sex"] == {"known": 120, "missing": 60, "values": {"female": 120}}
     assert facts["originals"]["sizes"] == {"40x32": 90, "40x33": 90}
@@ -86,13 +90,21 @@ def test_quarantine_is_counted_per_reason_without_the_other_file() -> None:
 def test_a_planted_border_is_found_and_said() -> None:
     facts = facts_of(toy(shortcut=True))
     probe = facts["shortcut"]["df"]
-    assert probe["auc"] > 0.99 and probe["against"] == "nv" and (probe["n"], probe["n_positive"]) == (80, 40)
-    assert any("without seeing the disease" in text and "AUC" in text and "df" in text for text in facts["warnings"])
+    assert probe["auc"] > 0.99 and probe["against"] == "nevus" and (probe["n"], probe["n_positive"]) == (80, 40)
+    assert probe["probe"] == "brightness of the border" and probe["fires"] and probe["p"] < 0.01 and probe["low"] > 0.6
+    assert facts["warnings"][0] == probe["warning"]
+    for told in (
+        "a model can score well here without seeing the disease",
+        "dermatofibroma (df)",
+        "brightness of the border",
+        "AUC 1.00 (0.85 to 1.00)",
+    ):
+        assert told in probe["warning"]
 
 
 def test_no_planted_border_no_warning() -> None:
     facts = facts_of(toy())
-    assert facts["shortcut"]["df"]["auc"] < 0.75
+    assert not facts["shortcut"]["df"]["fires"] and facts["shortcut"]["df"]["warning"] is None
     assert not any("without seeing" in text for text in facts["warnings"])
 
 
@@ -108,15 +120,64 @@ def test_too_few_groups_give_no_number() -> None:
     table = toy(shortcut=True)
     few = table[(table["label"] != "df") | (table["group"] < "g009")]
     facts = facts_of(few)
-    assert facts["shortcut"]["df"]["auc"] is None
-    assert "too few" in data_report.describe(facts, ["df"])
+    assert [facts["shortcut"]["df"][key] for key in ("probe", "auc", "low", "high", "p")] == [None] * 5
+    assert "too few" in describe(facts, ["df"], [])
 
 
-def test_border_brightness_reads_the_border_alone() -> None:
-    images: NDArray[np.uint8] = np.zeros((2, 64, 64, 3), np.uint8)
-    images[0, 4:-4, 4:-4] = 255
-    images[1] = 255
-    assert np.allclose(data_report.border_brightness(images), [0, 1])
+def test_a_group_on_both_sides_is_left_out_of_the_audit() -> None:
+    table = toy(shortcut=True)
+    told = facts_of(table.assign(group=table["group"].replace({"g060": "g000"})))
+    assert told["shortcut"]["df"]["n"] == 76 and told["groups"]["several_labels_ids"] == ["g000"]
+
+
+def test_an_attribute_that_gives_the_class_away_is_said() -> None:
+    table = toy()
+    facts = facts_of(table.assign(sex=["female" if label == "df" else "male" for label in table["label"]]))
+    assert facts["confounded"]["sex"]["strength"] > 0.9 and any("sex goes with the diagnosis" in text for text in facts["warnings"])
+    absent = facts_of(table.assign(age=[40.0 + k % 5 if label == "df" else np.nan for k, label in enumerate(table["label"])]))
+    assert any("whether age is recorded goes with the diagnosis" in text for text in absent["warnings"])
+
+
+def test_burned_in_text_is_counted_per_class_and_what_is_missed_is_said() -> None:
+    table = toy()
+    facts = facts_of(table.assign(burned_in_text=[label == "mel" for label in table["label"]]))
+    assert facts["burned_in_text"] == {"df": 0, "mel": 60, "nv": 0}
+    page = describe(facts, ["df"], [])
+    assert "melanoma: 60" in page and TEXT_MISSES in page
+    assert facts_of(table)["burned_in_text"] is None
+
+
+def test_strengths_agree_with_scipy_and_lose_their_bias() -> None:
+    rng = np.random.default_rng(0)
+    classes, sex = pd.Series(rng.choice(["a", "b", "c"], 300)), pd.Series(rng.choice(["f", "m"], 300))
+    chi2 = stats.chi2_contingency(pd.crosstab(classes, sex), correction=False).statistic
+    found = confounding.association(sex, classes, 200, 0)
+    assert found is not None and found["strength"] == round(confounding.cramers_v(chi2, 300, 3, 2), 3) and found["p"] > 0.01
+    assert confounding.cramers_v(300, 300, 2, 2) == pytest.approx(1)
+    ages = pd.Series(rng.normal(size=300) + (classes == "a"))
+    f = stats.f_oneway(*(ages[classes == name] for name in "abc")).statistic
+    share = 2 * f / (2 * f + 297)
+    assert (confounding.association(ages, classes, 200, 0) or {})["strength"] == round(confounding.correlation_ratio(share, 300, 3), 3)
+
+
+def test_swapped_labels_head_the_list() -> None:
+    rng = np.random.default_rng(0)
+    true = np.repeat([0, 1, 2], 40)
+    level = np.array([60, 120, 180])[true] + rng.normal(0, 6, 120)
+    images = (level[:, None, None, None] + rng.normal(0, 2, (120, 16, 16, 3))).astype(np.uint8)
+    told = true.copy()
+    told[[3, 50, 100]] = [2, 0, 1]
+    table = pd.DataFrame({"id": [f"i{k}" for k in range(120)], "label": np.array(["a", "b", "c"])[told], "group": [f"g{k}" for k in range(120)]})
+    found = labels.review(table, images, 20)
+    assert set(found["row"][:3]) == {3, 50, 100} and len(found) < 10
+    assert ("i3", "c", "a") in list(found[["id", "label", "suggested"]].itertuples(index=False, name=None))
+    assert labels.review(table[:40], images[:40], 20).empty  # one class: nothing to compare with
+
+
+def test_clusters_of_near_duplicates_are_counted() -> None:
+    ids = list(toy()["id"])
+    near = facts_of(toy(), pairs=[[ids[0], ids[1]], [ids[1], ids[2]], [ids[10], ids[11]]])["near_duplicates"]
+    assert (near["pairs"], near["clusters"], near["largest"]) == (3, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +197,7 @@ def test_missing_groups_disagreeing_copies_and_rows_without_a_file_are_said() ->
     table = toy()
     facts = facts_of(table, CARD | {"layout": layout}, pairs=[[table["id"][0], table["id"][1]], [table["id"][0], table["id"][70]]])
     assert any("no patient or lesion ids" in text for text in facts["warnings"])
-    assert facts["near_duplicates"] == {"pairs": 2, "labels_disagree": [[table["id"][0], table["id"][70], "df", "mel"]]}
+    assert facts["near_duplicates"] == {"pairs": 2, "clusters": 1, "largest": 3, "labels_disagree": [[table["id"][0], table["id"][70], "df", "mel"]]}
     assert any("1 pair(s) of near-duplicates have different labels" in text for text in facts["warnings"])
 
 
@@ -149,9 +210,10 @@ def test_enough_of_everything_leaves_no_warning() -> None:
 
 def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = toy(shortcut=True)
+    table["group"] = table["group"].replace({"g030": "g000"})
     write_table(tmp_path / "refined/part-000.parquet", table.drop(columns="split"))
     pd.DataFrame({"file": ["m.csv"], "reason": ["a table"]}).to_csv(tmp_path / "refined/quarantine.csv", index=False)
-    write_json(tmp_path / "refined/refined.json", {"near_duplicates": [], "table_rows_without_file": 2})
+    write_json(tmp_path / "refined/refined.json", {"near_duplicates": [[table["id"][0], table["id"][70]]], "table_rows_without_file": 2})
     listed = table[["id", "label", "group", "split"]].assign(fold=np.where(table["split"] == "train", "0", ""))
     listed[listed["group"] != "g089"].to_csv(tmp_path / "split.csv", index=False)
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | {"phantom": True}))
@@ -161,9 +223,11 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: py
     for name in ("one", "two"):
         monkeypatch.setattr("sys.argv", ["data_report", "card.yaml", "refined", "split.csv", name])
         data_report.main()
-        written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
-    assert written[0] == written[1] and set(written[0]) == {"data.json", "data.md", "data.png"}
+        files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
+        written.append({path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in files})
+    assert written[0] == written[1]
+    assert set(written[0]) - {"data/labels.png"} == {"data.json", "data.md", "data.png", "data/groups.png", "data/pairs.png", "data/shortcut_df.png"}
     text = written[0]["data.md"].decode()
-    assert "drawings, not patients" in text and "df (rare)" in text and "without seeing the disease" in text
+    assert "drawings, not patients" in text and "dermatofibroma (df, rare)" in text and "without seeing the disease" in text
     assert json.loads(written[0]["data.json"])["classes"]["nv"]["left out"] == {"images": 2, "groups": 1}
     assert any("2 row(s) of the metadata table have no file" in w for w in json.loads(written[0]["data.json"])["warnings"])

@@ -130,7 +130,7 @@ def facts(**changes: Any) -> report.Facts:
     values: dict[str, Any] = {
         "title": "Phantoms", "dataset": "phantom", "phantom": True, "answer": "no evidence that synthesis helps",
         "n_lesions": {"df": 60, "mel": 60, "nv": 60}, "n_images": 180, "rare": ["df"], "bootstrap": 300, "base": base,
-        "warnings": ["border brightness alone separates the classes"], "start": "0" * 64,
+        "warnings": ["border brightness alone separates the classes"], "start": "0" * 64, "shortcuts": [],
     }  # fmt: skip
     return report.Facts(**{**values, **changes})
 
@@ -143,6 +143,12 @@ def document(about: report.Facts) -> str:
     details = {name: {"seeds": [1, 2, 3, 4, 5], "exposures": shown, "intervals": {"rare_f1": spread, "rare_ap": spread}} for name in WHAT}
     metrics = {name: over_seeds(softmax(np.eye(3)[truth.labels], axis=-1)[None], truth)[0] for name in WHAT}
     return report.document(verdict, metrics, details, about)
+
+
+def test_a_shortcut_stands_before_the_first_score_and_once() -> None:
+    told = "a model can score well here without seeing the disease: the border alone"
+    text = document(facts(warnings=[told, "one site only"], shortcuts=[told]))
+    assert text.count(told) == 1 and text.index(told) < text.index("Candidate") and "Data: one site only" in text
 
 
 def test_the_document_opens_with_the_answer_and_carries_the_warnings() -> None:

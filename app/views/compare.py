@@ -29,6 +29,7 @@ def show(choice: frame.Choice) -> None:
     st.title("Did synthesis help?")
     frame.small(f"{choice.card.title}.")
     frame.phantom_warning(choice)
+    frame.shortcut_warning(choice)
     verdict, metrics, figures = place.reports / "verdict.md", place.reports / "metrics", place.reports / "figures"
     contact = place.reports / "plots" / "contact.png"
     missing = [path.relative_to(place.root).as_posix() for path in (verdict, metrics, figures) if not path.exists()]

@@ -22,6 +22,7 @@ def show(choice: frame.Choice) -> None:
     """The whole view."""
     st.title("Read an image")
     frame.small(f"{choice.card.title}. Model {choice.regime}: {WHAT.get(choice.regime, 'see its card')}.")
+    frame.shortcut_warning(choice)
     content = frame.check(choice)
     uploaded = st.file_uploader(
         f"Image ({choice.card.modality})", type=TYPES, help="It is read in memory and forgotten when you leave: nothing is written to disk."

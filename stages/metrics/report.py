@@ -22,7 +22,8 @@ UNKNOWN = "pre-training set unknown, may contain public test images"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the report says besides scores. `base` is base.json, `start` what the classifiers started from, `warnings` those of the data report."""
+    """What the report says besides scores. `base` is base.json, `start` what the classifiers started from, `warnings` those of the data report,
+    `shortcuts` those of them that say that a model can score well without seeing the disease."""
 
     title: str
     dataset: str
@@ -34,6 +35,7 @@ class Facts:
     bootstrap: int
     base: Mapping[str, Any]
     warnings: Sequence[str]
+    shortcuts: Sequence[str]
     start: str
 
     @property
@@ -84,7 +86,7 @@ def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
         lines.append(f"The classifiers started from timm's weights: {UNKNOWN}.")
     if len(facts.n_lesions) - len(facts.rare) < 2:
         lines.append("There is one common class: it cannot train a backbone, so the classifiers start from weights that never saw such images.")
-    return lines + [f"Data: {warning}" for warning in facts.warnings]
+    return lines + [f"Data: {warning}" for warning in facts.warnings if warning not in facts.shortcuts]
 
 
 def document(
@@ -99,6 +101,7 @@ def document(
     ran = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
     parts = [
         f"# {SMOKE + '. ' if facts.smoke else ''}{facts.title}: {facts.answer}",
+        *(f"**Before you read on: {text}. No score below is proof that the disease is seen.**" for text in facts.shortcuts),
         f"Candidate `{verdict['candidate']}`, {ran}, {verdict['n_test_lesions']} test lesions ({facts.n_images} images), of them rare: {rare}.",
         "![The candidate against each control](figures/verdict.png)",
         "## The candidate against each control",

@@ -109,9 +109,13 @@ class Split(Block):
 
 
 class DataReport(Block):
-    """The data report: `sheet` example images a class on its contact sheet."""
+    """The data report: `sheet` example images a class on its contact sheet, `permutations` of labels in the shortcut audit and for
+    confounders (p is at least 1 / (1 + permutations), so 100 are needed for p under 0.01), `review` labels listed for a person."""
 
     sheet: PositiveInt
+    permutations: Annotated[int, Field(ge=100)]
+    review: PositiveInt
+    seed: Natural
 
 
 class Base(Block):
