@@ -41,7 +41,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
                 count = shape[0]
             labels = _labels(archive, split)
             if len(labels) != count:
-                raise UserError(f"{path}: {split} has {count} images and {len(labels)} labels")
+                raise UserError(f"{Path(path).name}: {split} has {count} images and {len(labels)} labels")
             parts.append(pd.DataFrame({"label": labels, "official_split": split}))
     rows = pd.concat(parts, ignore_index=True)
     rows.insert(0, "frame", np.arange(len(rows)))
@@ -60,25 +60,26 @@ def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
                 for _ in range(shape[0]):
                     image = np.frombuffer(stream.read(size), np.uint8)
                     if len(image) < size:
-                        raise UserError(f"{path}: {split}_images breaks off; download the archive again")
+                        raise UserError(f"{Path(path).name}: {split}_images breaks off; download the archive again")
                     image = image.reshape(shape[1:])
                     yield image.copy() if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
-    """The archive at `path`; whatever is wrong with its bytes becomes a `UserError`."""
+    """The archive at `path`; whatever is wrong with its bytes becomes a `UserError`, which names the file without its folder."""
+    name = Path(path).name
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except KeyError as error:
-        raise UserError(f"{path} is no MedMNIST archive: {error.args[0]}") from None
+        raise UserError(f"{name} is no MedMNIST archive: {error.args[0]}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} is broken or no .npz archive ({error or 'it ends too early'}); download it again") from None
+        raise UserError(f"{name} is broken or no .npz archive ({error or 'it ends too early'}); download it again") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise UserError(f"{path} is no MedMNIST archive: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name} is no MedMNIST archive: {' '.join(str(error).split())}") from None
 
 
 @contextmanager
