@@ -131,7 +131,7 @@ def test_a_label_without_quotes_is_told_to_have_them(tmp_path: Path) -> None:
         ({"layout": {"kind": "folders"}}, "missing: labels"),
         ({"layout": {"kind": "folders", "labels": {"NV": "nv", "MEL": "mel"}, "group": "patient"}}, "group can only be read from a table"),
         ({"layout": {"kind": "folders", "labels": {"NV": "nv", "MEL": "mel"}}}, "attributes can only be read from a table"),
-        ({"layout": {"kind": "flat"}, "attributes": {}}, r"layout.kind flat has one class.*\['mel', 'nv'\]"),
+        ({"layout": {"kind": "flat"}, "attributes": {}}, r"nothing tells files apart, and classes has \['mel', 'nv'\].*Example: classes: \{unlabelled"),
         ({"layout": {"kind": "flat", "labels": {"NV": "nv"}}}, "kind flat has no labels"),
         ({"layout": {"kind": "medmnist", "file": "a.npz", "table": "t.csv", "labels": {"0": "nv"}}}, "medmnist takes no table"),
         ({"prompts": {"base": ["a mole"]}}, r"prompts has \['base'\].*Example: prompts: \{base: .*mel: .*nv: "),

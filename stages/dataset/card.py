@@ -13,6 +13,7 @@ from stages.runtime.checked import explain, flow, read_yaml
 from stages.runtime.errors import UserError
 
 BASE = "base"  # the key of `prompts` that belongs to no class
+UNLABELLED = "unlabelled"  # the only class of a flat folder
 
 #: A whole card that shows every key there is: each message about a wrong key shows its place here, and a test keeps it valid.
 EXAMPLE = yaml.safe_load("""
@@ -73,7 +74,7 @@ class Layout(Part):
       bare name; `suffix` is added to it ('' or '.jpg');
     - `onehot`: the name of the one column that is 1 (or 1.0) in the file's row, of the columns that `labels` names;
     - `folders`: the name of the nearest folder above the file that `labels` names;
-    - `flat`: there is none. Every file gets the card's only class: to look at and to predict on, nothing to learn from;
+    - `flat`: there is none. Every file gets the class `unlabelled`, the card's only one: to look at and to predict on, nothing to learn from;
     - `medmnist`: the number in `<split>_labels` of the MedMNIST archive `file` (breastmnist.npz).
 
     `group` names the column of the patient or lesion id (without it every image is its own group until near-duplicates are
@@ -177,8 +178,11 @@ class Card(Part):
     def _agree(self) -> Card:
         mapped = set(self.layout.labels.values())
         if self.layout.kind == "flat":
-            if len(self.classes) != 1:
-                raise ValueError(f"layout.kind flat has one class, as nothing tells files apart; classes has {sorted(self.classes)}")
+            if set(self.classes) != {UNLABELLED}:
+                raise ValueError(
+                    f"with layout.kind flat nothing tells files apart, and classes has {sorted(self.classes)}; the only one must be {UNLABELLED}. "
+                    f"Example: classes: {{{UNLABELLED}: {{title: an image without a label}}}}"
+                )
         elif mapped != set(self.classes):
             raise ValueError(
                 f"layout.labels maps to {sorted(mapped)}, classes has {sorted(self.classes)}; they must agree. "

@@ -37,9 +37,9 @@ def guess(table: pd.DataFrame, files: list[str]) -> Columns | None:
         return None
     rest = table.drop(columns=file)
     group = _group(rest)
-    attributes = {}
+    attributes: dict[str, str] = {}
     for name, fits in ATTRIBUTES.items():
-        column = next((c for c in rest if c not in attributes.values() and fits(_words(c), _known(rest[c]))), None)
+        column = next((c for c in rest.columns if c not in attributes.values() and fits(_words(c), _known(rest[c]))), None)
         if column is not None and column != group:
             attributes[name] = column
     left = rest.drop(columns=[c for c in (group, *attributes.values()) if c])
@@ -81,24 +81,28 @@ def _files_of(values: pd.Series, files: list[str]) -> tuple[str, str, int]:
 
 def _label(table: pd.DataFrame) -> str | None:
     """A column of few values, each standing often, whose name says label or diagnosis; else the only one whose values are words."""
-    few = [c for c in table if 2 <= _known(table[c]).nunique() <= min(MOST_CLASSES, max(2, len(table) // 2))]
+    few = [c for c in table.columns if 2 <= _known(table[c]).nunique() <= min(MOST_CLASSES, max(2, len(table) // 2))]
     hinted = sorted((c for c in few if _hint(c, LABEL)), key=lambda c: (_hint(c, LABEL), len(_words(c))))
     if hinted:
-        return str(hinted[0])
+        return hinted[0]
     words = [c for c in few if pd.to_numeric(_known(table[c]), errors="coerce").isna().all()]
-    return str(words[0]) if len(words) == 1 else None
+    return words[0] if len(words) == 1 else None
 
 
 def _onehot(table: pd.DataFrame) -> list[str]:
     """Columns of 0 and 1 of which nine rows in ten have exactly one 1; [] when there are under two."""
-    columns = [c for c in table if len(table) and table[c].str.lower().isin(HOT.keys()).all()]
+    columns = [c for c in table.columns if len(table) and table[c].str.lower().isin(HOT.keys()).all()]
     marks = table[columns].apply(lambda values: values.str.lower().map(HOT))
-    return [str(c) for c in columns] if len(columns) >= 2 and (marks.sum(axis=1) == 1).mean() >= 0.9 else []
+    return columns if len(columns) >= 2 and (marks.sum(axis=1) == 1).mean() >= 0.9 else []
 
 
 def _group(table: pd.DataFrame) -> str | None:
     """The id of a patient, else of a lesion: a hint in the name and more values than a label has, unless there are few rows."""
-    fits = [c for c in table if _hint(c, GROUP) and _known(table[c]).nunique() >= min(10, len(table) / 10) and not _words(c) & {"age", "sex", "date"}]
+    fits = [
+        c
+        for c in table.columns
+        if _hint(c, GROUP) and _known(table[c]).nunique() >= min(10, len(table) / 10) and not _words(c) & {"age", "sex", "date"}
+    ]
     return min(fits, key=lambda c: (_hint(c, GROUP), "id" not in _words(c)), default=None)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from stages.dataset import medmnist
-from stages.dataset.card import Card
+from stages.dataset.card import UNLABELLED, Card
 from stages.dataset.columns import MOST_CLASSES, Columns, guess
 from stages.dataset.draft import Draft, classes_of, medmnist_draft, slug
 from stages.dataset.medmnist_sets import SETS
@@ -113,7 +113,7 @@ def _from_folders(path: Path, images: list[str]) -> Draft | None:
 
 
 def _flat(path: Path) -> Draft:
-    draft = Draft(slug(path.resolve().name, "data"), {"kind": "flat"}, {}, {"unlabelled": "an image without a label"})
+    draft = Draft(slug(path.resolve().name, "data"), {"kind": "flat"}, {}, {UNLABELLED: "an image without a label"})
     draft.notes["layout"] = ["No labels found, in folders or in a table. Such data can be refined, looked at and predicted on; training stages refuse them.",
                              "If the labels are in a table, put it there as .csv with a column of file names and a column of labels."]  # fmt: skip
     return draft

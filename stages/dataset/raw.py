@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from stages.dataset import medmnist
-from stages.dataset.card import Card, Layout
+from stages.dataset.card import UNLABELLED, Card, Layout
 from stages.dataset.groups import SPLITS
 from stages.runtime.errors import UserError
 
@@ -188,7 +188,7 @@ def _label_of(card: Card, file: str, row: dict[str, str]) -> tuple[str, str | No
     """("", class key) of a file, else (reason, None)."""
     labels = card.layout.labels
     if card.layout.kind == "flat":
-        return "", card.class_names[0]
+        return "", UNLABELLED
     if card.layout.kind == "onehot":
         marks = {column: HOT.get(row[column].lower()) for column in labels}
         if odd := [column for column, mark in marks.items() if mark is None]:
