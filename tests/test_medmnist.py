@@ -35,7 +35,11 @@ def arrays(shape: tuple[int, ...] = (8, 8), labels: int = 1) -> dict[str, NDArra
 
 
 def saved(path: Path, held: dict[str, NDArray[Any]], compressed: bool = True) -> Path:
-    (np.savez_compressed if compressed else np.savez)(path, **held)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        for name, array in held.items():
+            data = io.BytesIO()
+            np.save(data, array)
+            archive.writestr(f"{name}.npy", data.getvalue())
     return path
 
 

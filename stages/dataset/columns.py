@@ -55,8 +55,8 @@ def _words(column: str) -> set[str]:
 
 
 def _hint(column: str, words: tuple[str, ...]) -> int:
-    """The place from 1 in `words`, the surest first, of the first that stands in the column's name; 0 for none."""
-    return next((k for k, word in enumerate(words, 1) if word in _words(column)), 0)
+    """The place from 1 in `words`, the surest first, of the first that stands in the column's name (patient, also as patientid); 0 for none."""
+    return next((k for k, word in enumerate(words, 1) if {word, f"{word}id"} & _words(column)), 0)
 
 
 def _known(values: pd.Series) -> pd.Series:

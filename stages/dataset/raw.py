@@ -126,7 +126,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 def _read_tables(raw: Path, tables: list[str], card: Card) -> pd.DataFrame:
     """The columns that the card names of its table, those that only `metadata` has joined to them. Equal rows are one."""
     layout = card.layout
-    labels = {"csv": [layout.label], "onehot": [*layout.labels]}.get(layout.kind, [])
+    labels = [layout.label] if layout.kind == "csv" else list(layout.labels) if layout.kind == "onehot" else []
     wanted = [c for c in dict.fromkeys((layout.file, *labels, layout.group, layout.split, *card.attributes.values(), *layout.extra)) if c]
     table, *more = (read_csv(raw / name) for name in tables)
     for other in more:
