@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shutil
 from pathlib import Path
@@ -251,6 +252,23 @@ def test_images_alone_make_a_flat_card(tmp_path: Path, capsys: pytest.CaptureFix
     card, text = draft(files(tmp_path / "2024", "a.png", "b.jpg"), capsys, monkeypatch)
     assert card.layout.kind == "flat" and list(card.classes) == ["unlabelled"] and card.name == "data_2024"
     assert "No labels found" in text
+
+
+def test_folders_that_hold_few_of_the_images_are_no_classes_and_odd_names_do_no_harm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = files(
+        tmp_path / "x", *(f"{k}.png" for k in range(9)), "old/1.png", "copy/1.png", os.fsdecode(b"odd\xff.png"), os.fsdecode(b"odd\xff.csv")
+    )
+    (folder / "torn.csv").write_text("file,dx\n")
+    card, text = draft(folder, capsys, monkeypatch)
+    assert card.layout.kind == "flat" and "Left out, 2: the file's name is not UTF-8: rename it" in text
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (files(tmp_path, "1.png") / "t.csv").write_text("a,b\n1,2,3,4\n5,6,7,8,9\n")
+    with pytest.raises(UserError, match=r"t\.csv cannot be read as a UTF-8 table"):
+        look(tmp_path)
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt"]])

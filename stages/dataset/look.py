@@ -13,11 +13,12 @@ from stages.dataset.card import UNLABELLED, Card
 from stages.dataset.columns import MOST_CLASSES, Columns, guess
 from stages.dataset.draft import Draft, classes_of, medmnist_draft, slug
 from stages.dataset.medmnist_sets import SETS
-from stages.dataset.raw import UNKNOWN, list_files, read_csv, read_listing
+from stages.dataset.raw import UNKNOWN, is_utf8, list_files, read_csv, read_listing
 from stages.runtime.errors import UserError
 
 TABLES = (".csv", ".tsv")
 NO_IMAGES = (*TABLES, ".txt", ".md", ".json", ".xml", ".html", ".pdf", ".xlsx", ".xls", ".zip", ".tar", ".gz", ".py", ".yaml", ".yml")
+MOST_IMAGES = 0.8  # of the images must lie in class folders, else the folders are something else
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "images", "img"}  # folders that are no classes
 
 
@@ -40,7 +41,7 @@ def look(path: Path) -> Draft:
         draft = _archive(path / archives[0])
         draft.head += [f"{other} lies there too: a card of its own, if wanted." for other in archives[1:]]
         return draft
-    images = [f for f in files if not f.lower().endswith(NO_IMAGES) and not PurePosixPath(f).name.startswith(".")]
+    images = [f for f in files if is_utf8(f) and not f.lower().endswith(NO_IMAGES) and not PurePosixPath(f).name.startswith(".")]
     if not images:
         raise UserError(f"{path} holds {len(files)} file(s), and none that may be an image: unpack archives first")
     draft = _from_table(path, files, images) or _from_folders(path, images) or _flat(path)
@@ -60,7 +61,7 @@ def _archive(path: Path) -> Draft:
 def _from_table(path: Path, files: list[str], images: list[str]) -> Draft | None:
     """A draft by the table that labels the most files, with a second table's columns where the first lacks them."""
     tables: dict[str, tuple[pd.DataFrame, Columns]] = {}
-    for name in (f for f in files if f.lower().endswith(TABLES)):
+    for name in (f for f in files if is_utf8(f) and f.lower().endswith(TABLES)):
         table = read_csv(path / name)
         if found := guess(table, images):
             tables[name] = (table, found)
@@ -94,12 +95,16 @@ def _from_table(path: Path, files: list[str], images: list[str]) -> Draft | None
 
 
 def _from_folders(path: Path, images: list[str]) -> Draft | None:
-    """A draft by class folders: the level of folders with the fewest names, at least two, that are not train, val and test."""
+    """A draft by class folders: the level of folders with the fewest names, at least two, that are not train, val and test and hold most images."""
     levels: dict[int, Counter[str]] = {}
     for image in images:
         for depth, name in enumerate(PurePosixPath(image).parts[:-1]):
             levels.setdefault(depth, Counter())[name] += 1
-    levels = {d: names for d, names in levels.items() if 2 <= len(names) <= MOST_CLASSES and not {n.lower() for n in names} <= PARTS}
+    levels = {
+        depth: names
+        for depth, names in levels.items()
+        if 2 <= len(names) <= MOST_CLASSES and names.total() >= MOST_IMAGES * len(images) and not {name.lower() for name in names} <= PARTS
+    }
     if not levels:
         return None
     depth = min(levels, key=lambda d: (len(levels[d]), d))

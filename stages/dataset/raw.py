@@ -46,6 +46,11 @@ def list_files(raw: str | Path) -> list[str]:
     return sorted(found)
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text; else no table can name it, and Arrow cannot hold it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     """Label, group, split and attributes of each of `files` (from `list_files`), or the reason why it is left out.
 
@@ -54,11 +59,7 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     layout = card.layout
     refused: dict[str, str] = {}
     found: dict[str, dict[str, object]] = {}
-    for file in files:
-        try:
-            file.encode()
-        except UnicodeEncodeError:  # no table can name it, and Arrow cannot hold it
-            refused[file] = "the file's name is not UTF-8: rename it"
+    refused |= dict.fromkeys((file for file in files if not is_utf8(file)), "the file's name is not UTF-8: rename it")
     files = [file for file in files if file not in refused]
     if layout.kind == "medmnist":
         return _read_archives(card, Path(raw), files, refused)
