@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from stages.classifier import backbone
 from stages.classifier.fit import Recipe, fit
-from stages.dataset.card import BASE, Card, read_card
+from stages.dataset.card import BASE, Card, read_card_to_learn
 from stages.dataset.groups import SEEN, group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.diffusion.base import open_pipeline, pipeline_hash, side
@@ -120,7 +120,7 @@ def main() -> None:
     for name in ("card", "refined", "split", "out_dir"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
-    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    params, card, split = read_params(), read_card_to_learn(args.card), read_split(args.split)
     determinism.fix(params.threads, params.base.seed)
     info = name_source(params.base)
     taught = [f for f in (params.base.source, params.base.backbone) if f and info["known_groups"]]

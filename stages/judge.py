@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stages.classifier import backbone
 from stages.classifier.fit import Recipe, class_weights, fit
 from stages.classifier.start import seen_by_start, start_weights
-from stages.dataset.card import read_card
+from stages.dataset.card import read_card_to_learn
 from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.runtime.errors import UserError, run
@@ -33,7 +33,7 @@ def main() -> None:
     for name in ("card", "refined", "split", "base_dir", "out_dir"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
-    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    params, card, split = read_params(), read_card_to_learn(args.card), read_split(args.split)
     p = params.judge
     determinism.fix(params.threads)
     start = start_weights(args.base_dir, p.backbone)

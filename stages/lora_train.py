@@ -24,7 +24,7 @@ from stages.runtime import determinism
 import torch
 from accelerate import PartialState
 
-from stages.dataset.card import Card, read_card
+from stages.dataset.card import Card, read_card_to_learn
 from stages.dataset.groups import group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_rows
 from stages.diffusion import adapter
@@ -110,7 +110,7 @@ def main() -> None:
     # A few hundred small steps: more processes would change the sums, not the time.
     if not PartialState(cpu=device().type == "cpu").is_main_process:
         return
-    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    params, card, split = read_params(), read_card_to_learn(args.card), read_split(args.split)
     p = params.lora_train
     determinism.fix(params.threads, p.seed)
     seen = read_seen(args.base_dir)

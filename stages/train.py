@@ -29,7 +29,7 @@ from stages.classifier.calibration import conformal_quantiles, disease_threshold
 from stages.classifier.fit import Recipe, batches, class_weights, fit
 from stages.classifier.predictor import tempered
 from stages.classifier.start import seen_by_start, start_weights
-from stages.dataset.card import Card, read_card
+from stages.dataset.card import Card, read_card_to_learn
 from stages.dataset.groups import group_hash, majority, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.runtime.errors import UserError, run
@@ -108,7 +108,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--synthetic", type=Path)
     args = parser.parse_args()
-    params, card, split = read_params(), read_card(args.card), read_split(args.split)
+    params, card, split = read_params(), read_card_to_learn(args.card), read_split(args.split)
     own, t, classes = params.regime(args.regime), params.train, card.class_names
     determinism.fix(params.threads)
     start = start_weights(args.base_dir, t.backbone)

@@ -6,11 +6,49 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stages.runtime.checked import explain, read_yaml
+from stages.runtime.checked import explain, flow, read_yaml
+from stages.runtime.errors import UserError
 
 BASE = "base"  # the key of `prompts` that belongs to no class
+UNLABELLED = "unlabelled"  # the only class of a flat folder
+
+#: A whole card that shows every key there is: each message about a wrong key shows its place here, and a test keeps it valid.
+EXAMPLE = yaml.safe_load("""
+name: nevi
+title: Moles and melanomas of our clinic
+licence: CC BY 4.0
+citation: "Roe J. A set of moles. Journal of Examples 1, 1 (2024)"
+modality: dermoscopy
+phantom: false
+layout:
+  kind: csv
+  table: metadata.csv
+  metadata: patients.csv
+  file: image
+  suffix: .jpg
+  label: dx
+  group: patient
+  split: part
+  extra: [device]
+  labels: {NV: nv, MEL: mel}
+attributes: {age: age_approx, sex: sex}
+classes:
+  nv: {title: melanocytic nevus, synonyms: [mole, nevus], normal: true}
+  mel: {title: melanoma, synonyms: [malignant melanoma], normal: false}
+prompts:
+  base: ["a dermoscopic image of {title}"]
+  nv: ["a dermoscopic image of {title}"]
+  mel: ["a dermoscopic image of {title} of a {age} year old {sex}", "a dermoscopic image of {title}"]
+symptoms:
+  changing:
+    question: Has it changed over the last months?
+    present: {mel: {value: 3.0, low: 1.5, high: 6.0, source: EXAMPLE}}
+    absent: {mel: {value: 0.5, low: 0.3, high: 0.9, source: EXAMPLE}}
+risk: {low: 0.05, high: 0.3, prior: {mel: 0.1}}
+""")
 
 
 class Part(BaseModel):
@@ -19,19 +57,36 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Layout(Part):
-    """Where images and labels lie under RAW_DIR.
+#: The keys that a kind of layout cannot do without.
+NEEDED = {
+    "csv": ("table", "file", "label", "labels"),
+    "onehot": ("table", "file", "labels"),
+    "folders": ("labels",),
+    "flat": (),
+    "medmnist": ("file", "labels"),
+}
 
-    `kind: folders` reads the label from the name of the file's parent folder; `kind: csv` from the column `label` of the
-    table `table` (path under RAW_DIR), whose column `file` holds a path or a bare name; `suffix` is added to it ('' or '.jpg').
-    `labels` maps a raw label to a class key. `group` names the column of the patient or lesion id (csv only; else every
-    image is its own group until near-duplicates are merged); with kind folders a `table` may still give group and attributes.
-    `split` names a column with a fixed split (the phantom's), `extra` columns that are carried along unread.
+
+class Layout(Part):
+    """Where images and labels lie under RAW_DIR. `labels` maps a raw label to a class key; others are left out. By `kind`, the raw label is
+
+    - `csv`: what stands in the column `label` of the table `table` (path under RAW_DIR), whose column `file` holds a path or a
+      bare name; `suffix` is added to it ('' or '.jpg');
+    - `onehot`: the name of the one column that is 1 (or 1.0) in the file's row, of the columns that `labels` names;
+    - `folders`: the name of the nearest folder above the file that `labels` names;
+    - `flat`: there is none. Every file gets the class `unlabelled`, the card's only one: to look at and to predict on, nothing to learn from;
+    - `medmnist`: the number in `<split>_labels` of the MedMNIST archive `file` (breastmnist.npz).
+
+    `group` names the column of the patient or lesion id (without it every image is its own group until near-duplicates are
+    merged), `split` one with a fixed split (the phantom's), `extra` columns that are carried along unread. With the kinds
+    folders and flat a `table` may still give these and the attributes. `metadata` is a second table with the same column
+    `file`, whose further columns are joined to those of `table`.
     """
 
-    kind: Literal["csv", "folders"]
-    labels: dict[str, str]
+    kind: Literal["csv", "folders", "onehot", "flat", "medmnist"]
+    labels: dict[str, str] = {}
     table: str | None = None
+    metadata: str | None = None
     file: str | None = None
     suffix: str = ""
     label: str | None = None
@@ -40,11 +95,17 @@ class Layout(Part):
     extra: list[str] = []
 
     @model_validator(mode="after")
-    def _columns(self) -> Layout:
-        if self.kind == "csv" and not (self.table and self.file and self.label):
-            raise ValueError("kind csv needs table, file and label, e.g. table: metadata.csv, file: image_id, label: dx")
+    def _keys_fit_kind(self) -> Layout:
+        if missing := [key for key in NEEDED[self.kind] if not getattr(self, key)]:
+            raise ValueError(f"kind {self.kind} needs {', '.join(NEEDED[self.kind])}; missing: {', '.join(missing)}")
+        if self.kind == "flat" and self.labels:
+            raise ValueError("kind flat has no labels: take out `labels`, or choose the kind that says where they are")
+        if self.kind == "medmnist" and self.table:
+            raise ValueError("kind medmnist takes no table: its archive holds images and labels, and nothing of the patients")
         if self.table and not self.file:
             raise ValueError("a table needs `file`, the column with the image's name")
+        if not self.table and (lost := [key for key in ("metadata", "label", "group", "split", "extra") if getattr(self, key)]):
+            raise ValueError(f"{', '.join(lost)} can only be read from a table: add `table` and `file`, or take out {', '.join(lost)}")
         return self
 
 
@@ -108,17 +169,30 @@ class Card(Part):
     phantom: bool = False
     layout: Layout
     attributes: dict[str, str] = {}
-    classes: dict[str, Class]
+    classes: Annotated[dict[str, Class], Field(min_length=1)]
     prompts: dict[str, Annotated[list[str], Field(min_length=1)]]
     symptoms: dict[str, Symptom] = {}
     risk: Risk
 
     @model_validator(mode="after")
     def _agree(self) -> Card:
-        if set(self.layout.labels.values()) != set(self.classes):
-            raise ValueError(f"layout.labels maps to {sorted(set(self.layout.labels.values()))}, classes has {sorted(self.classes)}; they must agree")
+        mapped = set(self.layout.labels.values())
+        if self.layout.kind == "flat":
+            if set(self.classes) != {UNLABELLED}:
+                raise ValueError(
+                    f"with layout.kind flat nothing tells files apart, and classes has {sorted(self.classes)}; the only one must be {UNLABELLED}. "
+                    f"Example: classes: {{{UNLABELLED}: {{title: an image without a label}}}}"
+                )
+        elif mapped != set(self.classes):
+            raise ValueError(
+                f"layout.labels maps to {sorted(mapped)}, classes has {sorted(self.classes)}; they must agree. "
+                f"Example: labels: {flow({c: c for c in sorted(self.classes)})}"
+            )
+        if self.attributes and not self.layout.table:
+            raise ValueError("attributes can only be read from a table: add layout.table and layout.file, or write attributes: {}")
         if set(self.prompts) != {*self.classes, BASE}:
-            raise ValueError(f"prompts has {sorted(self.prompts)}; it must have {BASE!r} and every class: {sorted(self.classes)}")
+            example = flow({key: ["an image of {title}"] for key in (BASE, *sorted(self.classes))})
+            raise ValueError(f"prompts has {sorted(self.prompts)}; it must have {BASE!r} and every class. Example: prompts: {example}")
         for key, templates in self.prompts.items():
             fields = {field for template in templates for _, field, _, _ in Formatter().parse(template) if field is not None}
             if wrong := fields - {"title"} - set(self.attributes):
@@ -126,7 +200,7 @@ class Card(Part):
         for key, symptom in self.symptoms.items():
             unknown = (set(symptom.present) | set(symptom.absent)) - set(self.classes)
             if unknown:
-                raise ValueError(f"symptoms.{key} names unknown class(es) {sorted(unknown)}")
+                raise ValueError(f"symptoms.{key} names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}")
         return self
 
     @property
@@ -141,4 +215,15 @@ def read_card(path: str | Path) -> Card:
     try:
         return Card.model_validate(value)
     except ValidationError as error:
-        raise explain(error, path) from None
+        raise explain(error, path, EXAMPLE) from None
+
+
+def read_card_to_learn(path: str | Path) -> Card:
+    """`read_card`, for stages that train: refused when there is nothing to learn from, as images without labels or of one class."""
+    card = read_card(path)
+    if len(card.classes) < 2:
+        raise UserError(
+            f"{path}: the only class is {card.class_names[0]!r}: without a second one there is nothing to learn from. "
+            "Such data can be refined, looked at (data_report) and predicted on; to train, give labels (layout.kind folders, csv or onehot)"
+        )
+    return card

@@ -9,16 +9,23 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages.dataset.card import Card, Layout
+from stages.dataset import medmnist
+from stages.dataset.card import UNLABELLED, Card, Layout
 from stages.dataset.groups import SPLITS
 from stages.runtime.errors import UserError
 
 UNKNOWN = {"", "unknown", "nan", "na", "n/a", "none", "null"}  # how tables say that a value is missing
+HOT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}  # what stands in a one-hot column
 
 
 class Listing(NamedTuple):
-    """`rows`: a row per usable file (column `file`, label, group or None, attributes, ...); `refused`: file to reason;
-    `without_file`: rows of the table for which there is no file."""
+    """`rows`: a row per usable image (columns file, label, group or None, attributes, ...); `refused`: file to reason;
+    `without_file`: rows of the table for which there is no file.
+
+    Of a MedMNIST archive each image has a row: `frame` is its number there, and where one image is refused its name is
+    `file#frame`. Then there is `official_split` too, which rarelens does not use: it splits by group itself (DermaMNIST's
+    own split has images of one lesion on both sides).
+    """
 
     rows: pd.DataFrame
     refused: dict[str, str]
@@ -39,6 +46,11 @@ def list_files(raw: str | Path) -> list[str]:
     return sorted(found)
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text; else no table can name it, and Arrow cannot hold it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     """Label, group, split and attributes of each of `files` (from `list_files`), or the reason why it is left out.
 
@@ -47,23 +59,16 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     layout = card.layout
     refused: dict[str, str] = {}
     found: dict[str, dict[str, object]] = {}
-    for file in files:
-        try:
-            file.encode()
-        except UnicodeEncodeError:  # no table can name it, and Arrow cannot hold it
-            refused[file] = "the file's name is not UTF-8: rename it"
+    refused |= dict.fromkeys((file for file in files if not is_utf8(file)), "the file's name is not UTF-8: rename it")
     files = [file for file in files if file not in refused]
-    table = _find_table(layout, files)
-    if table:
-        refused[table] = "metadata table named by the card, not an image"
-        named, without_file = _match(_read_table(Path(raw) / table, card), layout, table, [f for f in files if f != table])
-    else:
-        named, without_file = {}, 0
+    if layout.kind == "medmnist":
+        return _read_archives(card, Path(raw), files, refused)
+    tables = [_find_table(name, key, files) for key, name in (("table", layout.table), ("metadata", layout.metadata)) if name]
+    refused |= dict.fromkeys(tables, "metadata table named by the card, not an image")
+    files = [file for file in files if file not in refused]
+    named, without_file = _match(_read_tables(Path(raw), tables, card), layout, tables[0], files) if tables else ({}, 0)
     for file in files:
-        if file in refused:
-            continue
-        rows = named.get(file, [])
-        reason, row = _row_of(card, file, rows)
+        reason, row = _row_of(card, file, named.get(file, []))
         if row is None:
             refused[file] = reason
         else:
@@ -79,31 +84,62 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     return Listing(rows_table, refused, without_file)
 
 
-def _find_table(layout: Layout, files: list[str]) -> str | None:
-    """The table's path under RAW_DIR: as the card says, or the only file of that name further down (an archive unpacked with its folder)."""
-    if not layout.table:
-        return None
-    if layout.table in files:
-        return layout.table
-    deeper = [f for f in files if f.endswith("/" + layout.table)]
+def _read_archives(card: Card, raw: Path, files: list[str], refused: dict[str, str]) -> Listing:
+    """The images of every file that has the name `layout.file`, in any folder; other files are refused, and broken archives."""
+    parts = []
+    for file in files:
+        if PurePosixPath(file).name != card.layout.file:
+            refused[file] = f"not the archive that the card's layout.file names, {card.layout.file}"
+            continue
+        try:
+            rows = medmnist.read_rows(raw / file)
+        except UserError as error:
+            refused[file] = str(error)
+            continue
+        known = rows["label"].isin(card.layout.labels)
+        refused |= {f"{file}#{frame}": f"label {label!r} is not in the card" for frame, label in rows.loc[~known, ["frame", "label"]].to_numpy()}
+        parts.append(rows[known].assign(file=file, group=None))
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["file", "frame", "label", "group", "official_split"])
+    table["label"] = table["label"].map(card.layout.labels)
+    return Listing(table[["file", "frame", "label", "group", "official_split"]], refused, 0)
+
+
+def _find_table(name: str, key: str, files: list[str]) -> str:
+    """A table's path under RAW_DIR: as the card says, or the only file of that name further down (an archive unpacked with its folder)."""
+    if name in files:
+        return name
+    deeper = [f for f in files if f.endswith("/" + name)]
     if len(deeper) != 1:
         what = "there more than once" if deeper else "not there"
-        raise UserError(f"under the raw folder the card's layout.table {layout.table!r} is {what}; give its path there")
+        raise UserError(f"under the raw folder the card's layout.{key} {name!r} is {what}; give its path there")
     return deeper[0]
 
 
-def _read_table(path: Path, card: Card) -> pd.DataFrame:
-    layout = card.layout
+def read_csv(path: Path) -> pd.DataFrame:
+    """A comma- or tab-separated table as text, stripped, '' where nothing stands; `UserError` when it cannot be read."""
     try:
         table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 table: {' '.join(str(error).split())}") from None
-    label = layout.label if layout.kind == "csv" else None
-    wanted = [c for c in (layout.file, label, layout.group, layout.split, *card.attributes.values(), *layout.extra) if c]
+    return table.fillna("").map(str.strip)
+
+
+def _read_tables(raw: Path, tables: list[str], card: Card) -> pd.DataFrame:
+    """The columns that the card names of its table, those that only `metadata` has joined to them. Equal rows are one."""
+    layout = card.layout
+    labels = [layout.label] if layout.kind == "csv" else list(layout.labels) if layout.kind == "onehot" else []
+    wanted = [c for c in dict.fromkeys((layout.file, *labels, layout.group, layout.split, *card.attributes.values(), *layout.extra)) if c]
+    table, *more = (read_csv(raw / name) for name in tables)
+    for other in more:
+        if layout.file not in other:
+            raise UserError(f"{raw / tables[1]} has no column {layout.file}, which the card's layout.file names; it has {', '.join(other.columns)}")
+        own = [c for c in wanted if c in other and (c == layout.file or c not in table)]
+        table = table.merge(other[own].drop_duplicates(), on=layout.file, how="left").fillna("")
     missing = sorted(set(wanted) - set(table.columns))
     if missing:
-        raise UserError(f"{path} has no column(s) {', '.join(missing)}, which the card names; it has {', '.join(table.columns)}")
-    return table[list(dict.fromkeys(wanted))].map(str.strip).drop_duplicates()
+        where = " and ".join(str(raw / name) for name in tables)
+        raise UserError(f"{where} has no column(s) {', '.join(missing)}, which the card names; it has {', '.join(table.columns)}")
+    return table[wanted].drop_duplicates()
 
 
 def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> tuple[dict[str, list[dict[str, str]]], int]:
@@ -136,16 +172,9 @@ def _row_of(card: Card, file: str, rows: list[dict[str, str]]) -> tuple[str, dic
     if layout.table and not rows:
         return "not in the table", None
     row = rows[0] if rows else {}
-    if layout.kind == "csv":
-        raw_label = row[str(layout.label)]
-    else:
-        parent = PurePosixPath(file).parent.name
-        if not parent:
-            return "lies in no class folder", None
-        raw_label = parent
-    label = layout.labels.get(raw_label)
+    reason, label = _label_of(card, file, row)
     if label is None:
-        return f"label {raw_label!r} is not in the card", None
+        return reason, None
     split = row[layout.split] if layout.split else ""
     if layout.split and split not in SPLITS:
         return f"split {split!r} is not one of {', '.join(SPLITS)}", None
@@ -154,6 +183,29 @@ def _row_of(card: Card, file: str, rows: list[dict[str, str]]) -> tuple[str, dic
     extra = {column: _value(row[column]) for column in layout.extra}
     values: dict[str, object] = {"file": file, "label": label, "group": group, **attributes, **extra}
     return "", values | ({"split": split} if layout.split else {})
+
+
+def _label_of(card: Card, file: str, row: dict[str, str]) -> tuple[str, str | None]:
+    """("", class key) of a file, else (reason, None)."""
+    labels = card.layout.labels
+    if card.layout.kind == "flat":
+        return "", UNLABELLED
+    if card.layout.kind == "onehot":
+        marks = {column: HOT.get(row[column].lower()) for column in labels}
+        if odd := [column for column, mark in marks.items() if mark is None]:
+            return f"column {odd[0]} holds {row[odd[0]]!r}, not 0 or 1", None
+        hot = [column for column, mark in marks.items() if mark]
+        if len(hot) != 1:
+            return f"several label columns are 1: {', '.join(hot)}" if hot else f"none of the label columns {', '.join(labels)} is 1", None
+        return "", labels[hot[0]]
+    if card.layout.kind == "csv":
+        raw_label = row[str(card.layout.label)]
+    else:
+        above = [folder.name for folder in PurePosixPath(file).parents][:-1]
+        if not above:
+            return "lies in no class folder", None
+        raw_label = next((name for name in above if name in labels), above[0])
+    return ("", labels[raw_label]) if raw_label in labels else (f"label {raw_label!r} is not in the card", None)
 
 
 def _value(text: str) -> str | None:

@@ -1,0 +1,153 @@
+"""Listings: the label, group and attributes of each raw file, or the reason why it is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from stages.dataset.card import Card, read_card
+from stages.dataset.raw import Listing, list_files, read_csv, read_listing
+from stages.diffusion.prompts import render_prompts
+from stages.runtime.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CARD: dict[str, Any] = {
+    "name": "x", "title": "X", "licence": "none", "citation": "none", "modality": "drawing",
+    "classes": {"a": {"title": "ague"}, "b": {"title": "boil"}},
+    "prompts": {key: ["a picture of {title}"] for key in ("base", "a", "b")},
+    "risk": {"low": 0.1, "high": 0.5},
+}  # fmt: skip
+ONEHOT = {"kind": "onehot", "table": "truth.csv", "file": "image", "suffix": ".jpg", "labels": {"A": "a", "B": "b"}}
+
+
+def listed(raw: Path, layout: dict[str, Any], **changes: object) -> Listing:
+    return read_listing(Card.model_validate(CARD | {"layout": layout} | changes), raw, list_files(raw))
+
+
+def images(raw: Path, *names: str) -> None:
+    for name in names:
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(b"")
+
+
+def test_a_column_per_class_labels_a_file_and_two_marks_or_none_do_not(tmp_path: Path) -> None:
+    images(tmp_path, *(f"img/{k}.jpg" for k in range(7)))
+    (tmp_path / "truth.csv").write_text("image,A,B,UNK\n0,1.0,0.0,0.0\n1,0,1,0\n2,1,1,0\n3,0,0,1\n4,0.5,0.5,0\n5,,1,0\n9,1,0,0\n")
+    listing = listed(tmp_path, ONEHOT)
+    assert listing.rows[["file", "label"]].to_numpy().tolist() == [["img/0.jpg", "a"], ["img/1.jpg", "b"]]
+    assert listing.refused == {
+        "truth.csv": "metadata table named by the card, not an image",
+        "img/2.jpg": "several label columns are 1: A, B",
+        "img/3.jpg": "none of the label columns A, B is 1",
+        "img/4.jpg": "column A holds '0.5', not 0 or 1",
+        "img/5.jpg": "column A holds '', not 0 or 1",
+        "img/6.jpg": "not in the table",
+    }
+    assert listing.without_file == 1
+
+
+def test_a_second_table_gives_what_the_first_has_not(tmp_path: Path) -> None:
+    images(tmp_path, "0.jpg", "1.jpg", "2.jpg")
+    (tmp_path / "truth.csv").write_text("image,A,B\n0,1,0\n1,0,1\n2,0,1\n")
+    (tmp_path / "more.csv").write_text("image,A,patient,years\n0,0,P,40.0\n2,0,Q,1\n2,0,R,1\n8,1,S,3\n")
+    listing = listed(tmp_path, ONEHOT | {"metadata": "more.csv", "group": "patient"}, attributes={"age": "years"})
+    known = listing.rows[["file", "label", "group", "age"]].fillna("?").to_numpy().tolist()
+    assert known == [["0.jpg", "a", "P", 40.0], ["1.jpg", "b", "?", "?"]]  # of the column A that both have, the first table's counts
+    assert listing.refused["2.jpg"] == "the table has 2 rows that differ for this file"
+    assert set(listing.refused) == {"truth.csv", "more.csv", "2.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("truth", "more", "told"),
+    [
+        ("image,A\n0,1\n", "image,patient\n0,P\n", r"truth.csv and .*more.csv has no column\(s\) B"),
+        ("image,A,B\n0,1,0\n", "name,patient\n0,P\n", "more.csv has no column image"),
+        ("image,A,B\n0,1,0\n", None, "layout.metadata 'more.csv' is not there"),
+    ],
+)
+def test_tables_that_do_not_fit_the_card_are_named(tmp_path: Path, truth: str, more: str | None, told: str) -> None:
+    images(tmp_path, "0.jpg")
+    (tmp_path / "truth.csv").write_text(truth)
+    if more:
+        (tmp_path / "more.csv").write_text(more)
+    with pytest.raises(UserError, match=told):
+        listed(tmp_path, ONEHOT | {"metadata": "more.csv", "group": "patient"})
+
+
+def test_isic2019_is_read_as_it_is_handed_out(tmp_path: Path) -> None:
+    """The two tables with the header and the kinds of rows of the real ones."""
+    images(tmp_path, *(f"ISIC_2019_Training_Input/ISIC_000{k}.jpg" for k in range(4)))
+    (tmp_path / "ISIC_2019_Training_GroundTruth.csv").write_text(
+        "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"
+        "ISIC_0000,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0\nISIC_0001,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0\n"
+        "ISIC_0002,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0\nISIC_0003,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0\n"
+    )  # fmt: skip
+    (tmp_path / "ISIC_2019_Training_Metadata.csv").write_text(
+        "image,age_approx,anatom_site_general,lesion_id,sex\nISIC_0000,55.0,anterior torso,,female\n"
+        "ISIC_0001,30.0,,HAM_1,\nISIC_0002,40.0,lower extremity,HAM_2,male\nISIC_0003,,,,\n"
+    )  # fmt: skip
+    card = read_card(ROOT / "data/isic2019.yaml")
+    listing = read_listing(card, tmp_path, list_files(tmp_path))
+    assert listing.rows["label"].tolist() == ["nv", "akiec", "df"]
+    assert listing.rows["group"].isna().tolist() == [True, False, False] and set(listing.rows["group"][1:]) == {"HAM_1", "HAM_2"}
+    assert listing.rows["age"].tolist() == [55.0, 30.0, 40.0] and listing.rows["site"].fillna("?").tolist() == [
+        "anterior torso",
+        "?",
+        "lower extremity",
+    ]
+    assert "none of the label columns" in listing.refused["ISIC_2019_Training_Input/ISIC_0003.jpg"]
+    prompts = render_prompts(card.prompts["df"], {**listing.rows.iloc[2]}, card.classes["df"].title)
+    assert prompts[0] == "a dermoscopic image of dermatofibroma on the lower extremity of a 40 year old male"
+
+
+def test_a_flat_folder_gives_every_file_the_only_class(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "deep/er/2.dcm")
+    one = {"classes": {"unlabelled": {"title": "an image"}}, "prompts": {key: ["{title}"] for key in ("base", "unlabelled")}}
+    listing = listed(tmp_path, {"kind": "flat"}, **one)
+    assert listing.rows.to_numpy().tolist() == [["1.png", "unlabelled", None], ["deep/er/2.dcm", "unlabelled", None]]
+    assert listing.refused == {}
+
+
+def test_the_nearest_folder_that_is_a_class_gives_the_label(tmp_path: Path) -> None:
+    images(tmp_path, "A/patient1/1.png", "A/B/2.png", "train/B/p/q/3.png", "C/p/4.png", "5.png")
+    listing = listed(tmp_path, {"kind": "folders", "labels": {"A": "a", "B": "b"}})
+    assert listing.rows[["file", "label"]].to_numpy().tolist() == [["A/B/2.png", "b"], ["A/patient1/1.png", "a"], ["train/B/p/q/3.png", "b"]]
+    assert listing.refused == {"5.png": "lies in no class folder", "C/p/4.png": "label 'p' is not in the card"}
+
+
+def test_a_table_may_give_the_patients_of_class_folders(tmp_path: Path) -> None:
+    images(tmp_path, "A/1.png", "B/2.png", "B/3.png")
+    (tmp_path / "who.csv").write_text("file,patient\nA/1.png,P\n2.png,P\n")
+    listing = listed(tmp_path, {"kind": "folders", "labels": {"A": "a", "B": "b"}, "table": "who.csv", "file": "file", "group": "patient"})
+    assert listing.rows[["label", "group"]].to_numpy().tolist() == [["a", "P"], ["b", "P"]]
+    assert listing.refused["B/3.png"] == "not in the table"
+
+
+def test_rows_that_end_early_are_read_as_unknown(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1, 2 \n3\n")
+    assert read_csv(tmp_path / "t.csv").to_numpy().tolist() == [["1", "2"], ["3", ""]]
+
+
+def test_mammograms_tell_their_view_and_density_in_the_prompt(tmp_path: Path) -> None:
+    (tmp_path / "0001").mkdir()
+    for k, name in enumerate(("L_CC", "L_MLO", "R_CC", "R_MLO")):
+        Image.new("L", (24, 32), 40 * k).save(tmp_path / f"0001/{name}.png")
+    (tmp_path / "mammograms.csv").write_text(
+        "file,finding,patient,view,side,density,age\n0001/L_CC.png,lesion,0001,CC,left,C,61\n0001/L_MLO.png,lesion,0001,MLO,left,C,61\n"
+        "0001/R_CC.png,healthy,0001,CC,right,,61\n0001/R_MLO.png,healthy,0001,,,B,\n"
+    )  # fmt: skip
+    card = read_card(ROOT / "data/mammograms.yaml")
+    listing = read_listing(card, tmp_path, list_files(tmp_path))
+    assert listing.refused.keys() == {"mammograms.csv"} and set(listing.rows["group"]) == {"0001"}
+    prompts = []
+    for _, row in listing.rows.iterrows():
+        prompts += render_prompts(card.prompts[row["label"]], {**row}, card.classes[row["label"]].title)[:1]
+    assert prompts == [
+        "a mammogram of a breast with a lesion, left, CC view, density C",
+        "a mammogram of a breast with a lesion, left, MLO view, density C",
+        "a mammogram of a healthy breast, CC view",
+        "a mammogram of a healthy breast, density B",
+    ]
