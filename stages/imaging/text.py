@@ -4,7 +4,11 @@ A warning for a person who then looks, and no de-identification: nothing is remo
 still carry a name. It looks for five or more letter-like parts of one height in a level row, brighter or darker than what
 surrounds them. It misses, by construction: words under five letters ("R", "LT", "Lee"), letters under about 8 px, upright
 or slanted lines, handwriting, scripts whose letters join (Arabic, Devanagari), letters that fuse with each other or with what
-lies under them, and letters that differ little from the background. Measured rates: `tests/bench/text.py`.
+lies under them, and letters that differ little from the background.
+
+Measured by `tests/bench/text.py` (lines drawn where they can be seen, then saved as JPEG). On HAM10000 at 200 x 150 px: found
+356 of 514 at 10 px, 459 of 512 at 12 px, 507 of 525 at 16 px, 344 of 345 at 24 px; seen where none is: 0 of 2,000. On brain MRI
+with its own edges and labels under the text: 125 of 233 at 12 px, 141 of 239 at 16 px, 127 of 241 at 24 px; seen in 3 of 100.
 """
 
 from __future__ import annotations
