@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from stages import data_report
 from stages.dataset.card import Card
-from stages.dataset.table import encode_png, write_table
+from stages.dataset.table import write_table
+from stages.imaging.refining import encode_png
 from stages.runtime.files import write_json
 from stages.runtime.params import read_params
 

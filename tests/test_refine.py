@@ -27,13 +27,14 @@ from stages.dataset.raw import list_files, read_listing
 from stages.dataset.table import decode as decode_all
 from stages.dataset.table import read_table
 from stages.imaging.decode import Refused, Unusable, decode, square, window
-from stages.imaging.duplicates import components, fingerprint, near_pairs
+from stages.imaging.duplicates import components, near_pairs
+from stages.imaging.refining import fingerprint
 from stages.runtime.errors import UserError
 from stages.runtime.params import Refine
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared/data"
-PARAMS = Refine(size=32, hash_distance=6, correlation=0.97, max_cluster_share=0.01)
+PARAMS = Refine(size=32, frames="first", file_seconds=8, file_memory_mb=900, hash_distance=6, correlation=0.97, max_cluster_share=0.01)
 CLASS = {"title": "x"}
 CARD: dict[str, Any] = {
     "name": "odd", "title": "Odd", "licence": "none", "citation": "none", "modality": "drawing",
@@ -206,7 +207,7 @@ def test_groups_join_patients_whose_pictures_are_copies(refined: Path) -> None:
 
 def test_columns_and_attributes(raw: Path, refined: Path) -> None:
     table = read_table(refined)
-    facts = ["age", "sex", "width", "height", "mode", "format", "file_bytes"]
+    facts = ["age", "sex", "frame", "width", "height", "mode", "format", "file_bytes", "burned_in_text"]
     assert list(table.columns) == ["image", "id", "label", "group", "sha256", "source", *facts]
     assert table["id"].is_monotonic_increasing and set(table["label"]) == {"a", "b"}
     rows = table.set_index("source")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,14 @@ class Decoded(NamedTuple):
     height: int
     mode: str
     format: str
+    frame: int = 0
+    frames: int = 1
+    burned_in_text: bool = False
+
+
+def decode_frames(data: bytes, frames: Literal["first", "middle", "all"]) -> Iterator[Decoded]:
+    """The wanted frames of a file."""
+    yield decode(data)
 
 
 def decode(data: bytes) -> Decoded:
@@ -46,7 +55,7 @@ def decode(data: bytes) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; its errors are what counts
             return _decode(data)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except UnidentifiedImageError:
         raise Refused(f"not an image of a known format ({', '.join(FORMATS)})" if data else "empty file") from None

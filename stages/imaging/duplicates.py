@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from stages.imaging.decode import square
 from stages.imaging.dihedral import dihedral
-
-THUMB = 32
-
-
-def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    """The 64-bit perceptual hashes (imagehash.phash) of the eight orientations, (8,), and the luminance (32, 32), of the central square.
-
-    Neither depends on the size to which images are refined, so groups do not change with it.
-    """
-    thumb = np.asarray(square(picture.convert("L"), THUMB))
-    bits = [imagehash.phash(Image.fromarray(np.ascontiguousarray(t))).hash.ravel() for t in dihedral(thumb[None])[:, 0]]
-    return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64), thumb
-
 
 def near_pairs(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8], distance: int, correlation: float) -> NDArray[np.int64]:
     """Index pairs (P, 2), i < j, sorted, that in some orientation differ in at most `distance` of 64 bits of their `hashes` (N, 8)
