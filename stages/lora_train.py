@@ -86,7 +86,17 @@ def key_of(disease: str, card: Card, rows: dict[str, Any], p: LoraTrain, base_ha
     code = [sha256(f) for f in sorted(Path(adapter.__file__).parent.glob("*.py"))]
     images = {part: [hashlib.sha256(b).hexdigest() for b in table["image"]] for part, table in rows.items()}
     known = {part: table.drop(columns="image").to_json() for part, table in rows.items()}
-    value = [disease, card.classes[disease].model_dump(), card.prompts[disease], p.model_dump(), base_hash, code, images, known, torch.get_num_threads()]
+    value = [
+        disease,
+        card.classes[disease].model_dump(),
+        card.prompts[disease],
+        p.model_dump(),
+        base_hash,
+        code,
+        images,
+        known,
+        torch.get_num_threads(),
+    ]
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from stages.imaging.refining import Refined, refine_file
 
+leaked: list[bytearray] = []
 
 
 def misbehave(what: str) -> Iterator[str]:
     """Hang, crash, eat memory, or give back what was said, twice."""
     if what == "hang":
-        ctypes.CDLL(None).pause()  # C code: no handler of Python's runs
+        ctypes.PyDLL(None).pause()  # C code that never ends and keeps Python's lock: no handler and no thread of Python's runs
     if what == "crash":
         ctypes.string_at(0)
     if what == "eat":
@@ -32,4 +33,10 @@ def misbehave(what: str) -> Iterator[str]:
     yield from (what, what)
 
 
-leaked: list[bytearray] = []
+def refine_hostile(raw: Path, size: int, frames: Literal["first", "middle", "all"], file: str) -> Iterator[Refined | str]:
+    """`refine_file`, but for files named hang, crash or eat, which do so; and every file opened leaves its name in opened.txt beside `raw`."""
+    with open(raw.parent / "opened.txt", "a") as log:
+        log.write(file + "\n")
+    for _ in misbehave(Path(file).stem):
+        yield from refine_file(raw, size, frames, file)
+        return

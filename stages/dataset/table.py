@@ -34,7 +34,9 @@ def write_table(path: str | Path, table: pd.DataFrame, images: Iterable[bytes] |
     else:
         names = ["image", *table.columns]
     columns = {name: _column(table[name]) for name in names if name != "image"}
-    features = {n: {"dtype": _HF.get(str(columns[n].type), str(columns[n].type)), "_type": "Value"} if n in columns else {"_type": "Image"} for n in names}
+    features = {
+        n: {"dtype": _HF.get(str(columns[n].type), str(columns[n].type)), "_type": "Value"} if n in columns else {"_type": "Image"} for n in names
+    }
     schema = pa.schema(
         [pa.field(name, columns[name].type if name in columns else _IMAGE) for name in names],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},

@@ -11,22 +11,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Pipe, wait
+from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from stages.runtime.worker import OUT_OF_MEMORY
 
 T = TypeVar("T")
 R = TypeVar("R")
+WATCH = 0.25  # seconds between two looks at how long the tasks have taken
 AHEAD = 4  # tasks a worker has been sent, so that it never waits for its parent
 
 
 class Limits(NamedTuple):
-    """What one task may use: wall-clock seconds, and MiB that its process holds (its interpreter and libraries, about 60, are in it)."""
+    """What one task may use: seconds of wall clock, less the time for which the machine kept its process waiting for a processor (so that
+    a busy machine gives the same answers), and MiB that its process holds (its interpreter and libraries, about 60, are in it)."""
 
     seconds: float
     memory_mb: int
@@ -52,6 +56,8 @@ class _Worker(Generic[T]):
         self.limits = limits
         self.tasks: deque[T] = deque()
         self.fresh = True  # has finished no task yet
+        self.late = False  # was ended because its task took too long
+        self.watched: tuple[float, float] | None = None  # the clock when the parent first saw the present task, and `_queued` then
         self.connection, theirs = Pipe()
         # One thread each: the work is spread over processes, and every further thread of OpenBLAS reserves memory.
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -79,10 +85,29 @@ class _Worker(Generic[T]):
             answer: tuple[R] | tuple[()] = self.connection.recv()
         except (EOFError, ConnectionResetError):
             return Failed(self._cause(self.process.wait()))
-        return answer[0] if answer else DONE
+        if answer:
+            return answer[0]
+        self.watched = None
+        return DONE
+
+    def watch(self, clock: float) -> None:
+        """End the process when its present task has been at work for too long; called again and again, with seconds on a clock."""
+        queued = self._queued()
+        if self.watched is None:
+            self.watched = clock, queued
+        elif clock - self.watched[0] - (queued - self.watched[1]) > self.limits.seconds:
+            self.late = True
+            self.process.kill()
+
+    def _queued(self) -> float:
+        """Seconds for which the process was ready to run and had no processor; 0 where the kernel does not say."""
+        try:
+            return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
 
     def _cause(self, status: int) -> str:
-        if status == -signal.SIGALRM:
+        if self.late:
             return f"took longer than {self.limits.seconds:g} s to open"
         if status == OUT_OF_MEMORY:
             return f"needs more than {self.limits.memory_mb} MB to open"
@@ -91,7 +116,7 @@ class _Worker(Generic[T]):
     @property
     def at_fault(self) -> bool:
         """Whether the present task alone can have ended the process: memory may be short, or spoilt, from the tasks before it."""
-        return self.fresh or self.process.returncode == -signal.SIGALRM
+        return self.fresh or self.late
 
     def end(self) -> None:
         self.process.kill()
@@ -116,8 +141,9 @@ def guarded(function: Callable[[T], Iterable[R]], tasks: Iterable[T], limits: Li
         for worker in workers * (AHEAD - 1):
             for task in islice(waiting, 1):
                 worker.send(task)
+        looked, clock = time.monotonic(), 0.0
         while workers:
-            ready = wait([worker.connection for worker in workers])
+            ready = wait([worker.connection for worker in workers], WATCH)
             for worker in [worker for worker in workers if worker.connection in ready]:
                 task, answer = worker.tasks[0], worker.receive()
                 if isinstance(answer, Failed) and not worker.at_fault:
@@ -131,6 +157,12 @@ def guarded(function: Callable[[T], Iterable[R]], tasks: Iterable[T], limits: Li
                     if isinstance(answer, Failed) or not worker.tasks:
                         _replace(workers, worker, function)
                 yield task, answer
+            passed = time.monotonic() - looked
+            if passed > WATCH:
+                looked += passed
+                clock += min(passed, 2 * WATCH)  # not the time for which this process was away with an answer: a worker may have waited for it
+                for worker in workers:
+                    worker.watch(clock)
     finally:
         for worker in workers:
             worker.end()
