@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.classifier.reading import pixels_or_reason
+from stages.imaging.decode import Refused
 from stages.imaging.refining import Refined, refine_file
 
 leaked: list[bytearray] = []
@@ -40,3 +45,10 @@ def refine_hostile(raw: Path, size: int, frames: Literal["first", "middle", "all
     for _ in misbehave(Path(file).stem):
         yield from refine_file(raw, size, frames, file)
         return
+
+
+def crashing_reader(size: int, path: Path) -> Iterator[NDArray[np.uint8] | Refused]:
+    """`pixels_or_reason`, which a file named crash takes down."""
+    if path.stem == "crash":
+        ctypes.string_at(0)
+    yield from pixels_or_reason(size, path)
