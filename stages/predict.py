@@ -6,7 +6,8 @@ Columns: file (its path under INPUT), status, reason, predicted, p_<class> (cali
 cannot say) per rare disease, conformal_set (the classes at 90% coverage joined by ';'; "none" where no class fits, empty where it is
 not offered).
 `status` is ok, refused (an image, but one on which the model may not speak) or error (not an image that can be read). Of a file
-with several frames the first is read. A bad file costs its own row, never the run, even one that hangs or crashes what opens it; a model that is missing or was changed stops it.
+with several frames the first is read. A bad file costs its own row, never the run, even one that hangs or crashes what opens it;
+a model that is missing or was changed stops it.
 """
 
 from __future__ import annotations

@@ -514,18 +514,19 @@ def test_a_killed_run_goes_on_with_the_same_bytes_and_no_file_is_done_again(tmp_
     monkeypatch.setattr(refine, "refine_file", refine_hostile)
     child = os.fork()
     if not child:  # the run that is killed: by itself, with the sixth file
-        done: list[str] = []
+        finish, done = Store.finish, []
 
-        def finish(*arguments: Any) -> None:
-            finished(*arguments)
+        def last(*arguments: Any) -> None:
+            finish(*arguments)
             done.append(arguments[1])
             if len(done) == 6:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        finished = Store.finish
-        monkeypatch.setattr(Store, "finish", finish)
-        run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS)
-        os._exit(1)
+        monkeypatch.setattr(Store, "finish", last)
+        try:
+            run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS)
+        finally:
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     (log := tmp_path / "opened.txt").unlink()
