@@ -6,7 +6,8 @@ Columns: file (its path under INPUT), status, reason, predicted, p_<class> (cali
 cannot say) per rare disease, conformal_set (the classes at 90% coverage joined by ';'; "none" where no class fits, empty where it is
 not offered).
 `status` is ok, refused (an image, but one on which the model may not speak) or error (not an image that can be read). Of a file
-with several frames the first is read. A bad file costs its own row, never the run; a model that is missing or was changed stops it.
+with several frames the first is read. A bad file costs its own row, never the run, even one that hangs or crashes what opens it;
+a model that is missing or was changed stops it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from stages.runtime import determinism
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from stages.classifier.prediction import Result, open_model, predict, read
+from stages.classifier.prediction import Result, open_model, predict
 from stages.classifier.predictor import Predictor
+from stages.classifier.reading import read_files
 from stages.imaging.decode import Refused, Unusable
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import write_text
@@ -66,32 +68,18 @@ def list_files(source: Path, output: Path) -> list[Path]:
 
 def table_rows(predictor: Predictor, source: Path, files: list[Path]) -> Iterator[dict[str, str]]:
     """A row per file, in order, predicted in batches."""
-    for start in range(0, len(files), BATCH):
-        rows, images = [], []
-        for path in files[start : start + BATCH]:
-            row, pixels = open_file(path, predictor.size)
+    readings = read_files(files, predictor.size, len(os.sched_getaffinity(0)))
+    while batch := list(islice(readings, BATCH)):
+        images = [reading for _, reading in batch if not isinstance(reading, Refused)]
+        results = iter(predict(predictor, np.stack(images)) if images else [])
+        for path, reading in batch:
             # Names on disk are bytes; those that are not UTF-8 are shown with escapes.
             name = path.name if path == source else path.relative_to(source).as_posix()
-            rows.append({"file": os.fsencode(name).decode("utf-8", "backslashreplace"), **row})
-            if pixels is not None:
-                images.append(pixels)
-        results = iter(predict(predictor, np.stack(images)) if images else [])
-        for row in rows:
-            yield row | fields(next(results)) if row["status"] == "ok" else row
-
-
-def open_file(path: Path, size: int) -> tuple[dict[str, str], NDArray[np.uint8] | None]:
-    """Status and reason of a file, and its pixels when the status is ok."""
-    try:
-        if not path.is_file():  # a pipe would never end, a dangling link never begins
-            return {"status": "error", "reason": "not a regular file"}, None
-        return {"status": "ok", "reason": ""}, read(path.read_bytes(), size)
-    except Unusable as error:
-        return {"status": "refused", "reason": str(error)}, None
-    except Refused as error:
-        return {"status": "error", "reason": str(error)}, None
-    except OSError as error:
-        return {"status": "error", "reason": f"cannot be opened: {error.strerror}"}, None
+            row = {"file": os.fsencode(name).decode("utf-8", "backslashreplace")}
+            if isinstance(reading, Refused):
+                yield row | {"status": "refused" if isinstance(reading, Unusable) else "error", "reason": str(reading)}
+            else:
+                yield row | {"status": "ok", "reason": "", **fields(next(results))}
 
 
 def fields(result: Result) -> dict[str, str]:

@@ -2,15 +2,19 @@
 
 In:  the dataset card (layout, attributes), every file under RAW_DIR, params.yaml (blocks `refine`, `threads`).
 Out: OUT_DIR/part-*.parquet with a row an image: image (PNG, `refine.size` px), id, label, group, sha256 (of the raw file),
-     source (keyed hash of its path), the card's attributes, split and extra columns where the layout names them, and width,
-     height, mode, format, file_bytes of the raw file; OUT_DIR/quarantine.csv (file, reason), a row a file left out, so that
-     every file is in exactly one of the two; OUT_DIR/refined.json: near-duplicates, and table rows without a file.
+     source (keyed hash of its path), the card's attributes, split and extra columns where the layout names them, frame (its
+     index in the file, from 0), width, height, mode, format, file_bytes of the raw file, burned_in_text; OUT_DIR/quarantine.csv
+     (file, reason), a row a file left out, so that every file is in exactly one of the two (as `source` or by its name);
+     OUT_DIR/refined.json: near-duplicates, table rows without a file, and counts of files and images.
 
     python -m stages.refine CARD RAW_DIR OUT_DIR
 
-Images of one group (patient, lesion) or that are near-duplicates share a `group`. Names and ids of the raw data never get
-out: `id`, `source` and `group` are HMAC-SHA256 under the environment variable RARELENS_ID_KEY. Set it to a secret of your
-own for patients' data; the default is public, so that the open data sets get the same ids everywhere.
+Images of one group (patient, lesion) or that are near-duplicates share a `group`, and so do the frames of one file. Names and ids of
+the raw data never get out: `id`, `source` and `group` are HMAC-SHA256 under the environment variable RARELENS_ID_KEY. Set it to a secret
+of your own for patients' data; the default is public, so that the open data sets get the same ids everywhere.
+
+Each file is opened in a process with a limit on time and memory. Finished files wait in .cache/refine until the table is written: a run
+that was interrupted, or stopped for a parameter of the search for duplicates, goes on from there.
 """
 
 from __future__ import annotations
@@ -19,45 +23,29 @@ import argparse
 import hashlib
 import hmac
 import os
-import stat
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from stages.dataset.card import read_card
+from stages.dataset.medmnist import refine_archive
 from stages.dataset.raw import list_files, read_listing
-from stages.dataset.table import encode_png, write_table
-from stages.imaging.decode import Refused, decode, square
-from stages.imaging.duplicates import components, fingerprint, near_pairs
+from stages.dataset.store import Store, store_path
+from stages.dataset.table import write_table
+from stages.imaging.duplicates import components, near_pairs
+from stages.imaging.refining import Refined, refine_file
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, write_json, write_text
+from stages.runtime.guarded import Failed, Limits, guarded
 from stages.runtime.params import Refine, read_params
-from stages.runtime.progress import progress
+from stages.runtime.progress import progress_bar
 
-MAX_FILE_BYTES = 500_000_000
+CACHE = Path(".cache/refine")
 SHARD = 20_000  # images a Parquet file
 SMALL_CLUSTER = 10  # images that may always be alike, however few there are in all
-
-
-class Refined(NamedTuple):
-    """One image after decoding, with what is needed to find its duplicates."""
-
-    image: bytes
-    sha256: str
-    width: int
-    height: int
-    mode: str
-    format: str
-    file_bytes: int
-    pixels: str
-    hashes: NDArray[np.uint64]
-    thumb: NDArray[np.uint8]
 
 
 def keyed(kind: str, value: str) -> str:
@@ -71,33 +59,25 @@ def printable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def refine_file(raw: Path, size: int, file: str) -> Refined | str:
-    """Decode, crop and resize one file; a string is the reason why it cannot be used."""
-    try:
-        status = os.stat(raw / file)
-        if not stat.S_ISREG(status.st_mode):
-            return "a link to a folder, or no regular file"
-        if status.st_size > MAX_FILE_BYTES:
-            return f"file over {MAX_FILE_BYTES:,} bytes"
-        data = (raw / file).read_bytes()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    try:
-        decoded = decode(data)
-    except Refused as reason:
-        return str(reason)
-    hashes, thumb = fingerprint(decoded.picture)
-    pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode() + decoded.picture.tobytes()).hexdigest()
-    png = encode_png(np.asarray(square(decoded.picture, size)))
-    facts = (decoded.width, decoded.height, decoded.mode, decoded.format, len(data))
-    return Refined(png, hashlib.sha256(data).hexdigest(), *facts, pixels, hashes, thumb)
+def refine_files(raw: Path, images: pd.Series, p: Refine, processes: int, store: Store, archives: bool) -> None:
+    """Put the images of every file, or the reason why it cannot be used, into `store`; what is there already is not done again.
 
-
-def refine_files(raw: Path, files: list[str], size: int, processes: int) -> Iterator[Refined | str]:
-    """`refine_file` of every file, in order, in `processes` processes."""
-    with ProcessPoolExecutor(processes) as pool:
-        work = pool.map(partial(refine_file, raw, size), files, chunksize=16)
-        yield from progress(work, "refine", "file", len(files))
+    `images` holds how many rows the listing has for each file (index). MedMNIST `archives` have the time of a file for every thousand.
+    """
+    todo = store.unfinished(raw, images.index)
+    limits = Limits(p.file_seconds * (1 + images.max() // 1000 if archives else 1), p.file_memory_mb)
+    work = partial(refine_archive, raw, p.size) if archives else partial(refine_file, raw, p.size, p.frames)
+    reasons: dict[str, str] = {}
+    with progress_bar("refine", "file", len(images), len(images) - len(todo)) as bar:
+        for file, answer in guarded(work, todo, limits, processes):
+            if isinstance(answer, Refined):
+                store.add(file, answer)
+            elif isinstance(answer, str):
+                reasons[file] = answer
+            else:
+                reason = answer.reason if isinstance(answer, Failed) else reasons.pop(file, None)
+                store.finish(file, todo[file], reason)
+                bar.update()
 
 
 def exact_duplicates(table: pd.DataFrame) -> tuple[dict[int, str], list[tuple[int, int]]]:
@@ -141,20 +121,30 @@ def refuse_large_cluster(groups: pd.Series, pairs: NDArray[np.int64], limit: flo
         )
 
 
-def group_images(rows: pd.DataFrame, p: Refine) -> tuple[pd.DataFrame, dict[int, str], NDArray[np.int64]]:
-    """Merge the groups of equal and alike images. Returns `rows` with their final group, the rows to leave out with
-    reasons, and the near-duplicate index pairs among those that stay.
+def group_images(
+    rows: pd.DataFrame, hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8], p: Refine
+) -> tuple[pd.DataFrame, dict[int, str], NDArray[np.int64]]:
+    """Merge the groups of equal and alike images; `rows` is indexed from 0. Returns `rows` with their final group, the rows to leave out
+    with reasons, and the near-duplicate index pairs among those that stay.
     """
     left_out, same = exact_duplicates(rows)
     stay = rows.index.difference(list(left_out)).to_numpy()
-    kept = rows.loc[stay]
-    hashes = np.stack(kept["hashes"].tolist()) if len(kept) else np.empty((0, 8), np.uint64)
-    thumbs = np.stack(kept["thumb"].tolist()) if len(kept) else np.empty((0, 1, 1), np.uint8)
-    near = near_pairs(hashes, thumbs, p.hash_distance, p.correlation)
-    refuse_large_cluster(kept["group"], near, p.max_cluster_share)
+    near = near_pairs(hashes[stay], thumbs[stay], p.hash_distance, p.correlation)
+    refuse_large_cluster(rows.loc[stay, "group"], near, p.max_cluster_share)
     near = stay[near].astype(np.int64)
     links = np.concatenate([near, np.array(same, np.int64).reshape(-1, 2)])
     return rows.assign(group=merge_groups(rows["group"], links)), left_out, near
+
+
+def name_images(rows: pd.DataFrame, archives: bool) -> pd.DataFrame:
+    """Keyed `id`, `source` and `group` for rows with file, frame and the raw group; where it is missing, the frames of a file are
+    a group of their own, and so is each image of an archive.
+    """
+    source = [keyed("file", file) for file in rows["file"]]
+    ids = [key if frame == 0 else keyed("frame", f"{file}\0{frame}") for key, file, frame in zip(source, rows["file"], rows["frame"], strict=True)]
+    own = ids if archives else source
+    group = [key if pd.isna(group) else keyed("group", str(group)) for key, group in zip(own, rows["group"], strict=True)]
+    return rows.assign(source=source, id=ids, group=group)
 
 
 def main() -> None:
@@ -165,38 +155,43 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     args = parser.parse_args()
     card, params = read_card(args.card), read_params()
+    p = params.refine
 
     files = list_files(args.raw)
     listing = read_listing(card, args.raw, files)
-    refused = dict(listing.refused)
-    images: list[dict[str, object]] = []
-    results = refine_files(args.raw, listing.rows["file"].tolist(), params.refine.size, params.threads)
-    for row, result in zip(listing.rows.to_dict("records"), results, strict=True):
-        file = str(row["file"])
-        if isinstance(result, str):
-            refused[file] = result
-            continue
-        source = keyed("file", file)
-        group = keyed("file", file) if pd.isna(row["group"]) else keyed("group", str(row["group"]))
-        images.append({"id": source, "source": source} | {str(k): v for k, v in row.items()} | {"group": group} | result._asdict())
-    if images:
-        rows, left_out, near = group_images(pd.DataFrame(images), params.refine)
-    else:
-        rows, left_out, near = pd.DataFrame(columns=["file", "id", "label"]), {}, np.empty((0, 2), np.int64)
-    refused |= {str(rows.at[i, "file"]): reason for i, reason in left_out.items()}
+    archives = card.layout.kind == "medmnist"
+    settings = {"size": p.size, "frames": p.frames, "seconds": p.file_seconds, "memory_mb": p.file_memory_mb}
+    with Store(store_path(CACHE, args.raw, **settings)) as store:
+        refine_files(args.raw, listing.rows["file"].value_counts(sort=False), p, params.threads, store, archives)
+        facts, hashes, thumbs = store.facts()
+        found = facts.reset_index(names="at").merge(listing.rows, on=["file", "frame"] if archives else "file")
+        rows, left_out, near = group_images(name_images(found, archives), hashes[found["at"]], thumbs[found["at"]], p)
+        kept = rows.drop(index=list(left_out)).sort_values("id", ignore_index=True)
+        sources = set(kept["source"])
+        copies = {str(rows.at[i, "file"]): reason for i, reason in reversed(left_out.items()) if rows.at[i, "source"] not in sources}
+        refused = listing.refused | store.refused() | copies
 
-    out = fresh(args.out)
-    quarantine = pd.DataFrame([(printable(file), refused[file]) for file in sorted(refused)], columns=["file", "reason"])
-    write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
-    pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
-    write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file})
-    kept = rows.drop(index=list(left_out)).sort_values("id", ignore_index=True)
-    if kept.empty:
-        raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used; {out / 'quarantine.csv'} says why")
-    first = ["image", "id", "label", "group", "sha256", "source"]
-    columns = first + [c for c in kept.columns if c not in (*first, "file", "pixels", "hashes", "thumb")]
-    for start in range(0, len(kept), SHARD):
-        write_table(out / f"part-{start // SHARD:03d}.parquet", kept[columns].iloc[start : start + SHARD].reset_index(drop=True))
+        out = fresh(args.out)
+        quarantine = pd.DataFrame([(printable(file), refused[file]) for file in sorted(refused)], columns=["file", "reason"])
+        write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
+        pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
+        counts = {
+            "files": len(files),
+            "files_refined": len(sources),
+            "files_quarantined": len(refused),
+            "images": len(kept),
+            "frames_left_out": len(facts) - len(rows) + sum(rows.at[i, "source"] in sources for i in left_out),
+        }
+        write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file, **counts})
+        if kept.empty:
+            raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used; {out / 'quarantine.csv'} says why")
+        first = ["id", "label", "group", "sha256", "source"]
+        columns = first + [c for c in kept.columns if c not in (*first, "at", "file", "key", "pixels")]
+        images = store.images(kept["key"])
+        for start in range(0, len(kept), SHARD):
+            part = kept[columns].iloc[start : start + SHARD].reset_index(drop=True)
+            write_table(out / f"part-{start // SHARD:03d}.parquet", part, images)
+    store.remove()
     print(
         f"{len(kept)} images in {kept['group'].nunique()} groups, {len(refused)} of {len(files)} files quarantined, {len(near)} near-duplicate pairs"
     )

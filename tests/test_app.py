@@ -12,7 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 from app import artifacts, wording
 from app.risk import findings, image_ratio
-from stages.classifier.prediction import open_model, predict, read
+from stages.classifier.prediction import open_model, predict
+from stages.classifier.reading import read
 from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash
 from stages.imaging.phantoms import CLASSES

@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from stages import data_report
 from stages.dataset.card import Card
-from stages.dataset.table import encode_png, write_table
+from stages.dataset.table import write_table
+from stages.imaging.refining import encode_png
 from stages.quality import confounding, labels
 from stages.quality.report import TEXT_MISSES, describe
 from stages.runtime.files import write_json

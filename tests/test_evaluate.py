@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from stages import evaluate, summary
 from stages.classifier.predictor import Predictor
 from stages.dataset.groups import group_hash, write_seen
-from stages.dataset.table import encode_png, write_table
+from stages.dataset.table import write_table
+from stages.imaging.refining import encode_png
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256, sha256_folder, write_json
 from stages.runtime.params import REGIMES

@@ -12,12 +12,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stages.classifier.prediction import interpret, open_model, predict, presence, read
+from stages.classifier.prediction import interpret, open_model, predict, presence
+from stages.classifier import reading
+from stages.classifier.reading import read, read_files, read_guarded
 from stages.imaging.decode import Refused, Unusable
 from stages.imaging.phantoms import CLASSES, RARE
+from stages.imaging.refining import encode_png
 from stages.predict import main
 from stages.runtime.errors import LawError, UserError, run
 from stages.runtime.files import read_json, write_json
+from tests.hostile import crashing_reader
 from tests.tiny_root import REPOSITORY, SIZE, phantom_png, write_model
 
 COLUMNS = ["file", "status", "reason", "predicted", *(f"p_{c}" for c in CLASSES), *(f"present_{d}" for d in RARE), "conformal_set"]
@@ -189,3 +193,23 @@ def test_read_tells_bad_bytes_from_an_image_that_shows_nothing() -> None:
     with pytest.raises(Unusable, match="too small"):
         read(phantom_png(size=31), SIZE)
     assert read(phantom_png(size=32), SIZE).shape == (SIZE, SIZE, 3)
+
+
+def test_a_file_that_crashes_its_reader_costs_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in ("a.png", "crash.png", "z.png")]
+    for path in files:
+        path.write_bytes(phantom_png())
+    monkeypatch.setattr(reading, "pixels_or_reason", crashing_reader)
+    given = list(read_files(files, SIZE, 2))
+    assert [path for path, _ in given] == files
+    assert isinstance(given[1][1], Refused) and "crashed" in str(given[1][1])
+    assert np.array_equal(np.asarray(given[0][1]), read(phantom_png(), SIZE))
+
+
+def test_one_file_is_opened_apart_and_reads_the_same() -> None:
+    seen, shown = read_guarded(phantom_png(), SIZE, 100)
+    assert np.array_equal(seen, read(phantom_png(), SIZE)) and shown.shape == (100, 100, 3)
+    with pytest.raises(Refused, match="not an image"):
+        read_guarded(b"text", SIZE)
+    with pytest.raises(Unusable):
+        read_guarded(encode_png(np.zeros((40, 40, 3), np.uint8)), SIZE)

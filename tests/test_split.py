@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from stages import split
 from stages.dataset.groups import SEALED, read_split
-from stages.dataset.table import encode_png, write_table
+from stages.dataset.table import write_table
+from stages.imaging.refining import encode_png
 from stages.runtime.errors import UserError
 from stages.runtime.params import Split
 

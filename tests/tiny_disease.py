@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from stages.dataset.groups import write_seen
-from stages.dataset.table import encode_png, write_table
+from stages.dataset.table import write_table
+from stages.imaging.refining import encode_png
 from stages.diffusion.base import pipeline_hash
 from stages.diffusion.pretraining import build_pipeline, build_tokenizer
 from stages.imaging.phantoms import draw_lesion, render, rng_for

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
-from PIL import Image
+from numpy.typing import NDArray
 
 from app import artifacts, frame, risk, wording
-from stages.classifier.prediction import Result, open_picture, predict, read_picture
-from stages.imaging.decode import Refused, square
+from stages.classifier.prediction import Result, predict
+from stages.classifier.reading import read_guarded
+from stages.imaging.decode import Refused
 from stages.metrics.verdict import WHAT
 
 TYPES = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2"]
@@ -35,9 +37,9 @@ def show(choice: frame.Choice) -> None:
         data = uploaded.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         try:
-            picture = open_picture(data)
-            result = predict(predictor, read_picture(picture, predictor.size)[None])[0]
-            show_result(choice, picture, result, predictor.info)
+            seen, shown = read_guarded(data, predictor.size, SHOWN)
+            result = predict(predictor, seen[None])[0]
+            show_result(choice, shown, result, predictor.info)
             show_risk(choice, result, predictor.info, digest)
         except Refused as error:
             st.error(f"{wording.plain(uploaded.name)} cannot be read by this model: {wording.plain(str(error))}", icon=":material/error:")
@@ -45,16 +47,14 @@ def show(choice: frame.Choice) -> None:
     show_hashes(choice, predictor.info, content, digest)
 
 
-def show_result(choice: frame.Choice, picture: Image.Image, result: Result, info: dict[str, Any]) -> None:
+def show_result(choice: frame.Choice, picture: NDArray[np.uint8], result: Result, info: dict[str, Any]) -> None:
     """The picture, an answer per rare disease, every probability, the conformal sets."""
     titles = {key: entry.title for key, entry in choice.card.classes.items()}
     st.header("What the model says")
     frame.phantom_warning(choice)
     left, right = st.columns([1, 2], gap="medium")
     size = info["transform"]["size"]
-    left.image(
-        square(picture, SHOWN), caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch"
-    )
+    left.image(picture, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
     with right:
         for disease, answer in result.present.items():
             show_presence(titles[disease], disease, answer, result, info)

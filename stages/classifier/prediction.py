@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError
 
 from stages.classifier.calibration import calibrated, conformal_set
-from stages.imaging.decode import Unusable, decode, square
 from stages.runtime.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import: the page is painted before a model is loaded
     from stages.classifier.predictor import Predictor
 
 Presence = Literal["yes", "no", "cannot say"]
-MIN_SIDE = 32  # px of the original
 
 
 @dataclass(frozen=True)
@@ -84,27 +81,3 @@ def open_model(folder: str | Path, split: pd.DataFrame | None = None) -> Predict
     if not np.isfinite(list(result.probabilities.values())).all():
         raise UserError(f"{folder} holds a model that gives no finite probabilities; rebuild it with `dvc repro`")
     return predictor
-
-
-def open_picture(data: bytes) -> Image.Image:
-    """The bytes of an image file as an upright RGB picture, large enough for the model to speak on.
-
-    Raises `Refused` when the bytes are no image that can be read, and its kind `Unusable` when they are one but show too little.
-    """
-    decoded = decode(data)
-    if min(decoded.width, decoded.height) < MIN_SIDE:
-        raise Unusable(f"{decoded.width} x {decoded.height} px is too small for the model to speak on (at least {MIN_SIDE} px a side)")
-    return decoded.picture
-
-
-def read_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """A picture as the model sees it: (size, size, 3) uint8. Raises `Unusable` when nothing is left to see."""
-    pixels = np.array(square(picture, size))
-    if (pixels == pixels[:1, :1]).all():
-        raise Unusable("blank: the middle square has one colour")
-    return pixels
-
-
-def read(data: bytes, size: int) -> NDArray[np.uint8]:
-    """The bytes of an image file as the model sees it; raises as `open_picture` and `read_picture` do."""
-    return read_picture(open_picture(data), size)

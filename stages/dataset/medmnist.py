@@ -12,7 +12,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,8 +20,12 @@ import numpy as np
 import pandas as pd
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from PIL import Image
 
+from stages.imaging.decode import Decoded, Unusable, seen
+from stages.imaging.refining import Refined, refined
 from stages.runtime.errors import UserError
+from stages.runtime.files import sha256 as hash_file
 
 OFFICIAL = ("train", "val", "test")
 FINDING, NO_FINDING = "finding", "no finding"
@@ -63,6 +67,17 @@ def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
                         raise UserError(f"{Path(path).name}: {split}_images breaks off; download the archive again")
                     image = image.reshape(shape[1:])
                     yield image.copy() if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
+
+def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
+    """What `refine_file` is for other files: every image of an archive that is not blank, or as the last item why it breaks off."""
+    try:
+        sha256, length = hash_file(raw / file), (raw / file).stat().st_size
+        for frame, pixels in enumerate(read_images(raw / file)):
+            with suppress(Unusable):
+                yield refined(Decoded(seen(Image.fromarray(pixels)), "RGB", "NPZ", frame), size, sha256, length)
+    except UserError as error:
+        yield str(error)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ class Listing(NamedTuple):
     """`rows`: a row per usable image (columns file, label, group or None, attributes, ...); `refused`: file to reason;
     `without_file`: rows of the table for which there is no file.
 
-    Of a MedMNIST archive each image has a row: `frame` is its number there, and where one image is refused its name is
-    `file#frame`. Then there is `official_split` too, which rarelens does not use: it splits by group itself (DermaMNIST's
+    Of a MedMNIST archive each image has a row: `frame` is its number there, and those whose label is not on the card have
+    none. Then there is `official_split` too, which rarelens does not use: it splits by group itself (DermaMNIST's
     own split has images of one lesion on both sides).
     """
 
@@ -97,7 +97,8 @@ def _read_archives(card: Card, raw: Path, files: list[str], refused: dict[str, s
             refused[file] = str(error)
             continue
         known = rows["label"].isin(card.layout.labels)
-        refused |= {f"{file}#{frame}": f"label {label!r} is not in the card" for frame, label in rows.loc[~known, ["frame", "label"]].to_numpy()}
+        if not known.any():
+            refused[file] = f"none of its labels, {', '.join(sorted(set(rows['label'])))}, is in the card"
         parts.append(rows[known].assign(file=file, group=None))
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["file", "frame", "label", "group", "official_split"])
     table["label"] = table["label"].map(card.layout.labels)

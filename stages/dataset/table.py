@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,37 +17,48 @@ from PIL import Image
 from stages.runtime.errors import UserError
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_HF = {"double": "float64"}  # Arrow's name of a type to Hugging Face's, where they differ
+_ROW_GROUP = 1000
 
 
-def write_table(path: str | Path, table: pd.DataFrame) -> None:
+def write_table(path: str | Path, table: pd.DataFrame, images: Iterable[bytes] | None = None) -> None:
     """Write `table` to one Parquet file; its column `image` holds encoded bytes (PNG).
 
+    `images` gives that column, as the first, one by one instead: then no more than a row group of them is in memory.
     The schema carries Hugging Face's image feature, so that `datasets.load_dataset("parquet", ...)` decodes it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, pa.Array] = {}
-    features: dict[str, object] = {}
-    for name in table.columns:
-        if name == "image":
-            ids = table["id"].tolist() if "id" in table else [None] * len(table)
-            rows = [{"bytes": b, "path": f"{i}.png"} if b is not None else None for b, i in zip(table["image"], ids, strict=True)]
-            columns[name] = pa.array(rows, type=_IMAGE)
-            features[name] = {"_type": "Image"}
-        else:
-            columns[name] = pa.Array.from_pandas(table[name])
-            kind = columns[name].type
-            if pa.types.is_null(kind):
-                columns[name], kind = columns[name].cast(pa.string()), pa.string()
-            if pa.types.is_large_string(kind):
-                columns[name], kind = columns[name].cast(pa.string()), pa.string()
-            hf = {"double": "float64", "bool": "bool"}.get(str(kind), str(kind))
-            features[name] = {"dtype": hf, "_type": "Value"}
+    if images is None:
+        names, images = list(table.columns), table.get("image", ())
+    else:
+        names = ["image", *table.columns]
+    columns = {name: _column(table[name]) for name in names if name != "image"}
+    features = {
+        n: {"dtype": _HF.get(str(columns[n].type), str(columns[n].type)), "_type": "Value"} if n in columns else {"_type": "Image"} for n in names
+    }
     schema = pa.schema(
-        [pa.field(n, c.type) for n, c in columns.items()],
+        [pa.field(name, columns[name].type if name in columns else _IMAGE) for name in names],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
-    pq.write_table(pa.table(columns, schema=schema), path, compression="none", row_group_size=1000)
+    ids, encoded = table["id"].tolist() if "id" in table else [None] * len(table), iter(images)
+    with pq.ParquetWriter(path, schema, compression="none") as writer:
+        for start in range(0, len(table), _ROW_GROUP):
+            part = slice(start, start + _ROW_GROUP)
+            arrays = [columns[name][part] if name in columns else _pictures(encoded, ids[part]) for name in names]
+            writer.write_table(pa.table(arrays, schema=schema))
+
+
+def _column(values: pd.Series) -> pa.Array:
+    """A column as Arrow, text and columns without any value as plain strings."""
+    column = pa.Array.from_pandas(values)
+    return column.cast(pa.string()) if pa.types.is_null(column.type) or pa.types.is_large_string(column.type) else column
+
+
+def _pictures(encoded: Iterator[bytes | None], ids: list[str | None]) -> pa.Array:
+    """The next encoded images, one for each of `ids`."""
+    rows = [None if data is None else {"bytes": data, "path": f"{i}.png"} for i, data in zip(ids, encoded, strict=False)]
+    return pa.array(rows, type=_IMAGE)
 
 
 def read_table(folder: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -81,10 +92,3 @@ def decode(encoded: Iterable[bytes], size: int | None = None) -> NDArray[np.uint
         images.append(np.asarray(picture))
     side = size or 1
     return np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 as PNG bytes, without metadata."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", compress_level=6)
-    return out.getvalue()

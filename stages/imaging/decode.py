@@ -148,14 +148,12 @@ def _plain_words(data: bytes) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; its errors are what counts
             yield
-    except Refused:
+    except (Refused, MemoryError):  # what is too much in a worker that has done much else may fit into a fresh one
         raise
     except UnidentifiedImageError:
         raise Refused(_not_an_image(data)) from None
     except Image.DecompressionBombError:
         raise Refused(f"over {MAX_PIXELS:,} pixels when unpacked") from None
-    except MemoryError:
-        raise Refused("needs more memory than a file may take") from None
     except Exception as error:  # the readers raise nearly every built-in exception on broken files
         told = re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", str(error))  # no memory addresses, no quoted content
         raise Refused(f"broken or unsupported image: {' '.join(told.split()) or type(error).__name__}") from None

@@ -12,7 +12,10 @@ from stages.runtime.markdown import markdown
 LEFT_OUT = "left out"
 PHANTOM = "drawings, not patients; the base knew this renderer. The long tail lies in train; the other parts were drawn with set counts per class."
 SHORTCUT = "a model can score well here without seeing the disease"
-TEXT_MISSES = "The search for text misses handwriting, faint, tiny or single letters and text over a busy picture: that none was found is no proof."
+TEXT_MISSES = (
+    "The search for text misses short words, letters under 8 px, slanted lines, handwriting and faint text, and about half of what is "
+    "written on an MRI slice: that none was found is no proof."
+)
 LEAST_PROBES = 3  # shown of each disease, the most telling ones
 
 Facts = Mapping[str, Any]

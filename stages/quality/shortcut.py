@@ -20,7 +20,7 @@ from stages.quality.probes import Probe
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FOLDS = 5
-LEAST_GROUPS = 10  # on either side
+LEAST_GROUPS = FOLDS  # on either side; with so few the interval is wide, and says so
 RIDGE = 0.01  # of the number of training images
 WIDE = 8  # columns from which products of two are left out
 P_VALUE, LEAST_AUC = 0.01, 0.60  # it fires under the one and with a lower bound over the other

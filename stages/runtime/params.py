@@ -83,9 +83,16 @@ class Phantom(Block):
 
 
 class Refine(Block):
-    """Crop, resize and the search for duplicates. `hash_distance` in bits of 64, `correlation` of pixels."""
+    """Reading files, crop, resize and the search for duplicates. `hash_distance` in bits of 64, `correlation` of pixels.
+
+    `frames` says which of a file's frames become images; a file is given up after `file_seconds` (wall clock, all its frames)
+    or when more than `file_memory_mb` MiB are needed to open it.
+    """
 
     size: PositiveInt
+    frames: Literal["first", "middle", "all"]
+    file_seconds: PositiveFloat
+    file_memory_mb: Annotated[int, Field(ge=200)]
     hash_distance: Natural
     correlation: Share
     max_cluster_share: Share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -16,5 +16,13 @@ def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None 
 
     Where stderr is not a terminal (a log file, CI) a line is written at most every ten seconds.
     """
+    with progress_bar(what, unit, total) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+def progress_bar(what: str, unit: str = "it", total: int | None = None, done: int = 0) -> tqdm[NoReturn]:
+    """The bar of `progress` to `update()` by hand, for work of which `done` was done before; a context manager."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    yield from tqdm(items, desc=what, unit=f" {unit}", total=total, mininterval=interval, dynamic_ncols=True)
+    return tqdm(desc=what, unit=f" {unit}", total=total, initial=done, mininterval=interval, dynamic_ncols=True)

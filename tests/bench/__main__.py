@@ -6,12 +6,10 @@ Every row is a ratio, measured against its peer or limit in this very run, so th
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -20,14 +18,12 @@ ENVIRONMENT = dict(os.environ)  # before stages fixes the CPU capability in it
 
 from stages.runtime import determinism
 
-import numpy as np
-from PIL import Image
 
 from stages.imaging.phantoms import CLASSES, COMMON, RARE, draw_lesion, render, rng_for
-from stages.refine import refine_files
 from stages.runtime.files import write_text
 from stages.runtime.markdown import markdown
 from stages.runtime.params import Params, read_params
+from tests.bench.refining import refine_rows
 
 HEAD = ["what", "measured", "peer or limit", "ratio", "wanted"]
 Row = list[str]
@@ -69,43 +65,6 @@ def phantom_speed(count: int = 200, limit_ms: float = 5.0) -> list[Row]:
     return [["one phantom", f"{took:.1f} ms", f"limit: {limit_ms:.0f} ms", f"{took / limit_ms:.2f}", "about 1"]]
 
 
-def plain_loop(folder: Path, files: list[str], size: int) -> None:
-    """What a first script would do: open, crop, resize and encode each file, one after the other, without any check."""
-    for file in files:
-        with Image.open(folder / file) as picture:
-            upright = picture.convert("RGB")
-            side = min(upright.size)
-            upright.crop((0, 0, side, side)).resize((size, size), Image.Resampling.LANCZOS).save(io.BytesIO(), "PNG", compress_level=6)
-
-
-def refine_speed(params: Params, count: int = 400) -> list[Row]:
-    """Refining (with every check and fingerprint) against the plain loop, on photographs of 600 by 450 px."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rng = np.random.default_rng(0)
-        for i in range(count):
-            coarse = Image.fromarray(rng.integers(0, 256, (45, 60, 3), dtype=np.uint8))
-            coarse.resize((600, 450), Image.Resampling.BICUBIC).save(folder / f"{i:04d}.jpg", quality=90)
-        files = sorted(p.name for p in folder.iterdir())
-        start = time.perf_counter()
-        plain_loop(folder, files, params.refine.size)
-        plain = time.perf_counter() - start
-        start = time.perf_counter()
-        done = list(refine_files(folder, files, params.refine.size, params.threads))
-        ours = time.perf_counter() - start
-    assert not any(isinstance(item, str) for item in done), "every file of the benchmark can be refined"
-    per = 1000 / count
-    return [
-        [
-            "refine, a photograph, with all checks",
-            f"{ours * per:.1f} ms",
-            f"plain loop without any: {plain * per:.1f} ms",
-            f"{ours / plain:.2f}",
-            "under 2",
-        ]
-    ]
-
-
 def base_bars(params: Params) -> list[Row]:
     """The bars of models/base, on drawings it has not seen."""
     import torch
@@ -141,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params()
     determinism.fix(params.threads)
-    speed = [*phantom_speed(), *refine_speed(params), *cpu_capability()]
+    speed = [*phantom_speed(), *refine_rows(params), *cpu_capability()]
     parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads.", "## Speed", markdown([HEAD, *speed])]
     if not args.no_bars:
         parts += ["## models/base", markdown([HEAD, *base_bars(params)])]

@@ -1,0 +1,80 @@
+"""From a file that nobody trusts to what the model sees; shared by `stages.predict` and the page. Imports little: workers load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.imaging.decode import Refused, Unusable, decode, square
+from stages.runtime.guarded import Failed, Limits, guarded
+
+MIN_SIDE = 32  # px of the original
+LIMITS = Limits(seconds=8, memory_mb=900)  # of one file; a model folder carries no params.yaml
+
+
+def read(data: bytes, size: int) -> NDArray[np.uint8]:
+    """The bytes of an image file as the model sees it, (size, size, 3) uint8.
+
+    Raises `Refused` when the bytes are no image that can be read, and its kind `Unusable` when they are one but show too little.
+    """
+    return _views(data, size)[0]
+
+
+def _views(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+    decoded = decode(data)
+    if min(decoded.width, decoded.height) < MIN_SIDE:
+        raise Unusable(f"{decoded.width} x {decoded.height} px is too small for the model to speak on (at least {MIN_SIDE} px a side)")
+    views = [np.array(square(decoded.picture, size)) for size in sizes]
+    if (views[0] == views[0][:1, :1]).all():
+        raise Unusable("blank: the middle square has one colour")
+    return views
+
+
+def views_or_reason(sizes: tuple[int, ...], data: bytes) -> Iterator[list[NDArray[np.uint8]] | Refused]:
+    """The middle square at each of `sizes` px, or why it cannot be read; one item. Runs in a worker."""
+    try:
+        yield _views(data, *sizes)
+    except Refused as reason:
+        yield reason
+
+
+def pixels_or_reason(size: int, path: Path) -> Iterator[NDArray[np.uint8] | Refused]:
+    """`read` of the file at `path`, or why it cannot be read; one item. Runs in a worker."""
+    try:
+        if not path.is_file():  # a pipe would never end, a dangling link never begins
+            yield Refused("not a regular file")
+        else:
+            yield read(path.read_bytes(), size)
+    except Refused as reason:
+        yield reason
+    except OSError as error:
+        yield Refused(f"cannot be opened: {error.strerror}")
+
+
+def read_guarded(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+    """The middle square of an image file's bytes at each of `sizes` px (the model's own first), (size, size, 3) uint8, opened in a process
+    of its own. Raises as `read` does, and `Refused` when the file hangs, crashes or eats memory.
+    """
+    _, answer = next(guarded(partial(views_or_reason, sizes), [data], LIMITS))
+    if isinstance(answer, list):
+        return answer
+    raise answer if isinstance(answer, Refused) else Refused(getattr(answer, "reason", "gave no picture"))
+
+
+def read_files(files: Iterable[Path], size: int, processes: int) -> Iterator[tuple[Path, NDArray[np.uint8] | Refused]]:
+    """`read` of each file, or why it cannot be read, in order; each in a process that it may take down with it."""
+    files = list(files)
+    arrived: dict[Path, NDArray[np.uint8] | Refused] = {}
+    given = 0
+    for path, answer in guarded(partial(pixels_or_reason, size), files, LIMITS, processes):
+        if isinstance(answer, Failed):
+            arrived[path] = Refused(answer.reason)
+        elif isinstance(answer, (np.ndarray, Refused)):
+            arrived[path] = answer
+        while given < len(files) and files[given] in arrived:
+            yield files[given], arrived.pop(files[given])
+            given += 1

@@ -1,0 +1,128 @@
+"""Where refined images wait on disk until all are there: finished files survive an interruption, and memory stays flat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stages.imaging import refining
+from stages.imaging.refining import THUMB, Refined
+from stages.runtime.errors import UserError
+
+SAVE_EVERY = 1.0  # seconds of work that an interruption may cost
+LIBRARIES = ("numpy", "pillow", "scipy")  # whose versions may change a pixel or a hash
+LIGHT = ("file", "frame", "sha256", "width", "height", "mode", "format", "file_bytes", "burned_in_text", "pixels")
+TABLES = """
+CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT);
+CREATE TABLE IF NOT EXISTS images (
+    key INTEGER PRIMARY KEY, file TEXT NOT NULL, frame INTEGER NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    mode TEXT NOT NULL, format TEXT NOT NULL, file_bytes INTEGER NOT NULL, burned_in_text INTEGER NOT NULL, pixels TEXT NOT NULL,
+    hashes BLOB NOT NULL, thumb BLOB NOT NULL, image BLOB NOT NULL, UNIQUE (file, frame)
+);
+"""
+
+
+def store_path(cache: Path, raw: Path, **settings: object) -> Path:
+    """The store of the work on the folder `raw`: it hangs on `settings` and code that may change a file's result, so none that is out of date is met."""
+    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(refining.__file__).parent.glob("*.py"))]
+    key = [os.path.abspath(raw), settings, code, [version(name) for name in LIBRARIES]]
+    return cache / f"{hashlib.sha256(json.dumps(key).encode(errors='surrogateescape')).hexdigest()[:16]}.sqlite"
+
+
+class Store:
+    """A SQLite file with the refined images and the refused files of one raw folder; what is in it was finished.
+
+    A context manager: what was added is saved about every second, and when the block is left, however it is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the store; `UserError` when it is in use or broken."""
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript(TABLES)
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise UserError(f"{path}: {error}. Unless another run is refining this folder now, delete the file and start again") from None
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.execute("COMMIT")
+        self._db.close()
+
+    def remove(self) -> None:
+        """Delete the store's file: the work is done."""
+        self.path.unlink()
+
+    def unfinished(self, raw: Path, files: Iterable[str]) -> dict[str, str]:
+        """The files of the folder `raw` still to be done, each with its state (size and time of change), by which it is known next time.
+
+        What the store holds of other files, of files changed since, and of files that were not finished is dropped.
+        """
+        states = {file: _state(raw / file) for file in files}
+        held = dict(self._db.execute("SELECT file, state FROM files"))
+        self._db.executemany("DELETE FROM files WHERE file = ?", [(file,) for file, state in held.items() if states.get(file) != state])
+        self._db.execute("DELETE FROM images WHERE file NOT IN (SELECT file FROM files)")
+        return {file: state for file, state in states.items() if held.get(file) != state}
+
+    def add(self, file: str, frame: Refined) -> None:
+        """Keep one frame of a file; the same frame again replaces it."""
+        light = [file, *(getattr(frame, name) for name in LIGHT[1:])]
+        self._db.execute(
+            f"INSERT OR REPLACE INTO images ({', '.join(LIGHT)}, hashes, thumb, image) VALUES ({', '.join('?' * (len(LIGHT) + 3))})",
+            [*light, frame.hashes.astype("<u8").tobytes(), frame.thumb.tobytes(), frame.image],
+        )
+
+    def finish(self, file: str, state: str, reason: str | None) -> None:
+        """Note that a file is done; with a `reason` it cannot be used, and its frames go."""
+        if reason is not None:
+            self._db.execute("DELETE FROM images WHERE file = ?", (file,))
+        self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (file, state, reason))
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self._db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            self._saved = time.monotonic()
+
+    def refused(self) -> dict[str, str]:
+        """The reason for each file that cannot be used."""
+        return dict(self._db.execute("SELECT file, reason FROM files WHERE reason IS NOT NULL"))
+
+    def facts(self) -> tuple[pd.DataFrame, NDArray[np.uint64], NDArray[np.uint8]]:
+        """What is light of every image, by file and frame: a table (key and `LIGHT`), hashes (N, 8) and thumbs (N, 32, 32)."""
+        query = "SELECT {} FROM images ORDER BY file, frame"
+        table = pd.DataFrame(self._db.execute(query.format(f"key, {', '.join(LIGHT)}")).fetchall(), columns=["key", *LIGHT])
+        hashes, thumbs = np.empty((len(table), 8), np.uint64), np.empty((len(table), THUMB, THUMB), np.uint8)
+        for i, (hashed, thumb) in enumerate(self._db.execute(query.format("hashes, thumb"))):
+            hashes[i] = np.frombuffer(hashed, "<u8")
+            thumbs[i].flat = np.frombuffer(thumb, np.uint8)
+        return table.astype({"burned_in_text": bool}), hashes, thumbs
+
+    def images(self, keys: Iterable[int]) -> Iterator[bytes]:
+        """The PNGs of the given keys, one after the other."""
+        for key in keys:
+            yield self._db.execute("SELECT image FROM images WHERE key = ?", (int(key),)).fetchone()[0]
+
+
+def _state(path: Path) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "gone"
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,93 @@
+"""One raw file as refined images with their facts and fingerprints: what a worker of `stages.refine` does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.fft import dct
+
+from stages.imaging.decode import Decoded, Refused, decode_frames, square
+from stages.imaging.dihedral import dihedral
+
+MAX_FILE_BYTES = 500_000_000
+THUMB = 32  # px
+LOW = 8  # frequencies a side that make a hash
+
+
+class Refined(NamedTuple):
+    """One frame of a file after decoding: `image` as PNG bytes, facts of the file, and what finds its duplicates.
+
+    `sha256` is the file's, `pixels` a hash of the upright picture's size and RGB values before it is made smaller;
+    for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`.
+    """
+
+    frame: int
+    image: bytes
+    sha256: str
+    width: int
+    height: int
+    mode: str
+    format: str
+    file_bytes: int
+    burned_in_text: bool
+    pixels: str
+    hashes: NDArray[np.uint64]
+    thumb: NDArray[np.uint8]
+
+
+def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"], file: str) -> Iterator[Refined | str]:
+    """Decode, crop and resize the frames of one file. A string is the reason why the file cannot be used; it is then the last item."""
+    try:
+        status = os.stat(raw / file)
+        if not stat.S_ISREG(status.st_mode):
+            yield "a link to a folder, or no regular file"
+            return
+        if status.st_size > MAX_FILE_BYTES:
+            yield f"file over {MAX_FILE_BYTES:,} bytes"
+            return
+        data = (raw / file).read_bytes()
+    except OSError as error:
+        yield f"cannot be read: {error.strerror}"
+        return
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        for decoded in decode_frames(data, frames):
+            yield refined(decoded, size, sha256, len(data))
+    except Refused as reason:
+        yield str(reason)
+
+
+def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refined:
+    """A decoded frame at `size` px, of a file with this hash and length."""
+    hashes, thumb = fingerprint(decoded.picture)
+    pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode() + decoded.picture.tobytes()).hexdigest()
+    facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, decoded.burned_in_text)
+    return Refined(decoded.frame, encode_png(np.asarray(square(decoded.picture, size))), *facts, pixels, hashes, thumb)
+
+
+def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    """The 64-bit perceptual hashes (imagehash.phash) of the eight orientations, (8,), and the luminance (32, 32), of the central square.
+
+    Neither depends on the size to which images are refined, so groups do not change with it. A phash is the low 8 x 8 frequencies
+    of the DCT, each as whether it exceeds their median; here of all eight orientations at once.
+    """
+    thumb = np.asarray(square(picture.convert("L"), THUMB))
+    low = dct(dct(dihedral(thumb[None])[:, 0], axis=1), axis=2)[:, :LOW, :LOW].reshape(8, -1)
+    bits = low > np.median(low, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64), thumb
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 as PNG bytes, without metadata."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=6)
+    return out.getvalue()

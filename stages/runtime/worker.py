@@ -1,0 +1,48 @@
+"""The other end of `stages.runtime.guarded`: a process that works through the tasks it is sent, under limits that the kernel enforces.
+
+    python -m stages.runtime.worker DESCRIPTOR
+
+It imports nothing but what the function it is sent needs, and ends when its parent does. Its parent watches the time. Memory is limited
+by RLIMIT_DATA: it counts what the process writes to, heap and buffers, and not, as RLIMIT_AS does, the address space that libraries and
+threads only reserve.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+OUT_OF_MEMORY = 77  # exit status
+
+
+def serve(connection: Connection) -> None:
+    """Answer each task with its values, each as a 1-tuple, and then an empty tuple."""
+    function, limits = connection.recv()
+    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_mb << 20,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection.send("ready")
+    while True:
+        task = connection.recv()
+        signal.setitimer(signal.ITIMER_PROF, 10 * limits.seconds)  # ends an endless loop when the parent is no longer there to do it
+        for value in function(task):
+            connection.send((value,))
+        connection.send(())
+
+
+def main() -> None:
+    """Serve until the parent closes its end or is gone."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    try:
+        serve(Connection(int(sys.argv[1])))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)  # at once: with no memory left a tidy end may fail, too
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+if __name__ == "__main__":
+    main()
