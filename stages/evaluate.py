@@ -237,7 +237,8 @@ def main() -> None:
     }
     if others:
         verdict["external"] = {
-            other.name: external.entry(other, found.verdict, found.details, found.metrics) for other, found in zip(others, outside.values(), strict=True)
+            other.name: external.entry(other, found.verdict, found.details, found.metrics)
+            for other, found in zip(others, outside.values(), strict=True)
         }
     data = read_json(args.report_dir / "data.json")
     facts = report.Facts(

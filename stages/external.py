@@ -27,7 +27,8 @@ from PIL import Image
 
 from stages.dataset.card import read_card
 from stages.dataset.table import decode, read_table, write_table
-from stages.imaging.duplicates import fingerprint, near_pairs
+from stages.imaging.duplicates import near_pairs
+from stages.imaging.refining import fingerprint
 from stages.imaging.watermark import is_marked
 from stages.runtime.errors import LawError, UserError, run
 from stages.runtime.files import fresh, write_json
@@ -43,7 +44,7 @@ CLASS = "of a class that the models do not know"
 
 class Prints(NamedTuple):
     """What two pictures are compared by: `pixels` (N,) SHA-256 of size and pixels, `hashes` (N, 8) and `thumbs` (N, 32, 32) as
-    `imaging.duplicates.fingerprint` gives them."""
+    `imaging.refining.fingerprint` gives them."""
 
     pixels: list[str]
     hashes: NDArray[np.uint64]

@@ -59,16 +59,16 @@ def printable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def refine_files(raw: Path, images: pd.Series, p: Refine, processes: int, store: Store, archives: bool) -> None:
+def refine_files(raw: Path, files: list[str], p: Refine, processes: int, store: Store, archived: int = 0) -> None:
     """Put the images of every file, or the reason why it cannot be used, into `store`; what is there already is not done again.
 
-    `images` holds how many rows the listing has for each file (index). MedMNIST `archives` have the time of a file for every thousand.
+    MedMNIST archives hold `archived` images in all, and have the time of a file for every thousand of them.
     """
-    todo = store.unfinished(raw, images.index)
-    limits = Limits(p.file_seconds * (1 + images.max() // 1000 if archives else 1), p.file_memory_mb)
-    work = partial(refine_archive, raw, p.size) if archives else partial(refine_file, raw, p.size, p.frames)
+    todo = store.unfinished(raw, files)
+    limits = Limits(p.file_seconds * (1 + archived // 1000), p.file_memory_mb)
+    work = partial(refine_archive, raw, p.size) if archived else partial(refine_file, raw, p.size, p.frames)
     reasons: dict[str, str] = {}
-    with progress_bar("refine", "file", len(images), len(images) - len(todo)) as bar:
+    with progress_bar("refine", "file", len(files), len(files) - len(todo)) as bar:
         for file, answer in guarded(work, todo, limits, processes):
             if isinstance(answer, Refined):
                 store.add(file, answer)
@@ -162,9 +162,9 @@ def main() -> None:
     archives = card.layout.kind == "medmnist"
     settings = {"size": p.size, "frames": p.frames, "seconds": p.file_seconds, "memory_mb": p.file_memory_mb}
     with Store(store_path(CACHE, args.raw, **settings)) as store:
-        refine_files(args.raw, listing.rows["file"].value_counts(sort=False), p, params.threads, store, archives)
+        refine_files(args.raw, list(dict.fromkeys(listing.rows["file"])), p, params.threads, store, len(listing.rows) if archives else 0)
         facts, hashes, thumbs = store.facts()
-        found = facts.reset_index(names="at").merge(listing.rows, on=["file", "frame"] if archives else "file")
+        found = listing.rows.merge(facts.reset_index(names="at"), on=["file", "frame"] if archives else "file")
         rows, left_out, near = group_images(name_images(found, archives), hashes[found["at"]], thumbs[found["at"]], p)
         kept = rows.drop(index=list(left_out)).sort_values("id", ignore_index=True)
         sources = set(kept["source"])

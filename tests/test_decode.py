@@ -199,7 +199,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 8))):
         head = min(len(changed), 200) if rng.random() < 0.7 else len(changed)  # headers decide most
-        changed[int(rng.integers(head))] = int(rng.choice([0, 1, 127, 128, 255, rng.integers(256)]))
+        changed[int(rng.integers(head))] = int(rng.choice([0, 1, 127, 128, 255, int(rng.integers(256))]))
     a, b = sorted(rng.integers(0, len(changed), 2).tolist())
     return bytes([changed, changed[:b], changed[:a] + changed[b:], changed[:b] + changed[a:]][int(rng.choice(4, p=(0.6, 0.2, 0.1, 0.1)))])
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from stages import external, refine
 from stages.dataset.groups import group_hash, write_seen
-from stages.dataset.table import encode_png, read_table, write_table
+from stages.dataset.table import read_table, write_table
+from stages.imaging.refining import encode_png
 from stages.imaging.watermark import encode_marked
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, write_json

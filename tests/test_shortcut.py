@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from stages.dataset.table import encode_png
+from stages.imaging.refining import encode_png
 from stages.quality import probes as quality
 from stages.quality.probes import Probe, all_probes, border, outside_box, region_values
 from stages.quality.shortcut import FOLDS, Floats, audit, clustered_interval, group_folds, permuted, stratified_auc

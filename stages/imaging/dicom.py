@@ -195,6 +195,6 @@ def _colour(pixels: NDArray[np.generic], dataset: Dataset, bits: int) -> NDArray
         pixels = apply_color_lut(pixels, dataset)[..., :3]  # a fourth is alpha
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
     if pixels.dtype == np.uint8:
-        return pixels  # type: ignore[return-value]
+        return np.asarray(pixels, np.uint8)
     top = 2**bits - 1 if pixels.max() < 2**bits else int(pixels.max())  # type: ignore[operator]
-    return np.round(np.clip(pixels / top, 0, 1) * 255).astype(np.uint8)  # type: ignore[operator]
+    return np.asarray(np.round(np.clip(pixels / top, 0, 1) * 255), np.uint8)  # type: ignore[operator]
