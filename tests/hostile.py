@@ -39,9 +39,10 @@ def misbehave(what: str) -> Iterator[str]:
 
 
 def refine_hostile(raw: Path, size: int, frames: Literal["first", "middle", "all"], file: str) -> Iterator[Refined | str]:
-    """`refine_file`, but for files named hang, crash or eat, which do so; and every file opened leaves its name in opened.txt beside `raw`."""
-    with open(raw.parent / "opened.txt", "a") as log:
-        log.write(file + "\n")
+    """`refine_file`, but for files named hang, crash or eat, which do so. Every file opened is noted in the file that the environment names."""
+    if "OPENED" in os.environ:
+        with open(os.environ["OPENED"], "a") as log:
+            log.write(file + "\n")
     for _ in misbehave(Path(file).stem):
         yield from refine_file(raw, size, frames, file)
         return

@@ -529,7 +529,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes_and_no_file_is_done_again(tmp_
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
-    (log := tmp_path / "opened.txt").unlink()
+    monkeypatch.setenv("OPENED", str(log := tmp_path / "opened.txt"))
     os.utime(tmp_path / "raw" / files[0], ns=(1, 1))  # changed since
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS)
     assert sorted(log.read_text().split()) == [files[0], *files[6:]]
