@@ -1,11 +1,11 @@
 """Say what is in the data, what was quarantined, and what is wrong with it.
 
 In:  the dataset card (title, phantom, layout, attributes, classes), REFINED (table, quarantine.csv, refined.json), SPLIT_CSV,
-     params.yaml (blocks `data_report`, `rare`).
+     the backbone of MODELS_BASE, which describes pictures for the list of labels, params.yaml (blocks `data_report`, `rare`, `threads`).
 Out: REPORT_DIR/data.json, data.md (the same in words and tables), data.png (training images of every class) and data/*.png (what a shortcut
      looks like, near-duplicates and groups whose labels disagree, labels to look at again).
 
-    python -m stages.data_report CARD REFINED SPLIT_CSV REPORT_DIR
+    python -m stages.data_report CARD REFINED SPLIT_CSV MODELS_BASE REPORT_DIR
 
 `warnings` in data.json go into the verdict; those of the shortcut audit (`stages/quality/shortcut.py`) lead it and stand on the page.
 The audit, the confounders and the list of labels look at training images only; the sealed parts are `evaluate`'s.
@@ -21,11 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stages.runtime import determinism
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from stages.classifier import backbone
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
 from stages.dataset.table import decode, read_table
@@ -45,6 +48,7 @@ CONFORMAL = {9: "90%", 19: "95%"}  # calibration lesions that a class-conditiona
 ACQUISITION = ("frame", "burned_in_text")  # columns of the refined table that say how a picture was made
 EXAMPLES = 8  # pairs or groups shown, and group ids listed
 Draw = Callable[[Path], None]
+See = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 
 def class_counts(table: pd.DataFrame, classes: list[str]) -> dict[str, dict[str, dict[str, int]]]:
@@ -158,11 +162,12 @@ def make_warnings(facts: dict[str, Any], card: Card) -> list[str]:
 
 
 def make_facts(
-    card: Card, rare: list[str], p: DataReport, table: pd.DataFrame, quarantine: pd.DataFrame, refined: dict[str, Any]
+    card: Card, rare: list[str], p: DataReport, table: pd.DataFrame, quarantine: pd.DataFrame, refined: dict[str, Any], see: See
 ) -> tuple[dict[str, Any], dict[str, Draw]]:  # fmt: skip
     """Everything that data.json says, and what draws each picture under data/, by file name.
 
-    `table` holds every refined image with its split ("left out" where split.max_images cut it).
+    `table` holds every refined image with its split ("left out" where split.max_images cut it); `see` tells of images (N, H, W, 3) what is in
+    them, (N, D).
     """
     images_a_group = table.groupby("group").size().value_counts().sort_index()
     labels_a_group = table.groupby("group")["label"].nunique()
@@ -170,7 +175,7 @@ def make_facts(
     training = table[table["split"].isin(["train", "base"])].reset_index(drop=True)
     images = decode(training["image"])
     shortcut, drawings = shortcuts(card, rare, p, training, images)
-    doubts = review(training, images, p.review)
+    doubts = review(training, see(images), p.review)
     facts: dict[str, Any] = {
         "name": card.name,
         "title": card.title,
@@ -223,16 +228,20 @@ def main() -> None:
     parser.add_argument("card", type=Path, metavar="CARD")
     parser.add_argument("refined", type=Path, metavar="REFINED")
     parser.add_argument("split", type=Path, metavar="SPLIT_CSV")
+    parser.add_argument("base", type=Path, metavar="MODELS_BASE")
     parser.add_argument("report", type=Path, metavar="REPORT_DIR")
     args = parser.parse_args()
     card, params = read_card(args.card), read_params()
+    determinism.fix(params.threads)
     table = read_table(args.refined)
     split = read_split(args.split).set_index("id")["split"]
     table["split"] = table["id"].map(split).fillna(LEFT_OUT)
     quarantine = pd.read_csv(args.refined / "quarantine.csv", dtype=str, keep_default_na=False)
     refined = read_json(args.refined / "refined.json")
     with threadpool_limits(1):  # the matrices are small, and sums of several threads differ in their last bit
-        facts, drawings = make_facts(card, params.rare, params.data_report, table, quarantine, refined)
+        facts, drawings = make_facts(
+            card, params.rare, params.data_report, table, quarantine, refined, partial(backbone.features, args.base / "backbone")
+        )
     folder = fresh(args.report / "data")
     for name, draw in drawings.items():
         draw(folder / name)

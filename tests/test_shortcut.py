@@ -99,11 +99,11 @@ def test_under_the_null_p_is_uniform_and_the_auc_is_half() -> None:
         ps.append(found.p)
         aucs.append(list(found.aucs.values()))
     assert 0 < np.mean(np.array(ps) <= 0.05) <= 0.13
-    assert abs(np.mean(aucs) - 0.5) < 0.02
+    assert abs(np.mean(aucs) - 0.5) < 0.04
 
 
 def test_too_few_groups_and_mixed_groups_are_told_apart() -> None:
-    positive, groups = sides(27)
+    positive, groups = sides(12)
     probe = Probe("a", np.random.default_rng(0).normal(size=(len(positive), 1)))
     assert audit([probe], positive, groups, 100, 0).auc is None
     positive, groups = sides(60)

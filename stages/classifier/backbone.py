@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import numpy as np
 
 from stages.runtime.errors import UserError
+from stages.runtime.files import read_json
 
 #: ImageNet's channel statistics (0..1 RGB), which most of timm's pretrained weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -68,6 +69,17 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 def device() -> torch.device:
     """The GPU when there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def features(folder: Path, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
+    """What the backbone in `folder` (backbone.json names it) sees in (N, H, W, 3) uint8 images: its last layer but one, (N, D)."""
+    model = build(read_json(folder / "backbone.json")["name"], 1, folder).eval().to(device(), memory_format=torch.channels_last)
+    parts = []
+    for i in range(0, len(images), batch):
+        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
+        parts.append(model.forward_head(model.forward_features(normalise(x.to(device()))), pre_logits=True).double().cpu())
+    return torch.cat(parts).numpy()
 
 
 @torch.no_grad()

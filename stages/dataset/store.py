@@ -21,7 +21,7 @@ from stages.imaging.refining import THUMB, Refined
 from stages.runtime.errors import UserError
 
 SAVE_EVERY = 1.0  # seconds of work that an interruption may cost
-LIBRARIES = ("numpy", "pillow", "scipy")  # whose versions may change a pixel or a hash
+LIBRARIES = ("numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm", "scipy")  # whose versions may change a pixel or a hash
 LIGHT = ("file", "frame", "sha256", "width", "height", "mode", "format", "file_bytes", "burned_in_text", "pixels")
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT);
