@@ -48,7 +48,8 @@ def disagreements(p: Floats, codes: NDArray[np.int64]) -> pd.DataFrame:
 def review(table: pd.DataFrame, features: Floats, top: int) -> pd.DataFrame:
     """The `top` training images whose label a simple model doubts most: id, label, suggested, probability (of the suggested class), row.
 
-    `features` (N, D) say what is in each picture; `row` counts in `table`. Empty where fewer than two classes have ten groups; groups of several labels are left out.
+    `features` (N, D) say what is in each picture; `row` counts in `table`. Empty where
+    fewer than two classes have ten groups; groups of several labels are left out.
     """
     kinds = table.groupby("group")["label"].transform("nunique")
     enough = table.groupby("label")["group"].transform("nunique") >= LEAST_GROUPS
