@@ -130,7 +130,8 @@ def group_images(
     left_out, same = exact_duplicates(rows)
     stay = rows.index.difference(list(left_out)).to_numpy()
     near = near_pairs(hashes[stay], thumbs[stay], p.hash_distance, p.correlation)
-    refuse_large_cluster(rows.loc[stay, "group"], near, p.max_cluster_share)
+    if rows["label"].nunique() > 1:  # images of one class are looked at and predicted on: a large group hides nothing and teaches nothing
+        refuse_large_cluster(rows.loc[stay, "group"], near, p.max_cluster_share)
     near = stay[near].astype(np.int64)
     links = np.concatenate([near, np.array(same, np.int64).reshape(-1, 2)])
     return rows.assign(group=merge_groups(rows["group"], links)), left_out, near

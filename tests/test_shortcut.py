@@ -102,6 +102,14 @@ def test_under_the_null_p_is_uniform_and_the_auc_is_half() -> None:
     assert abs(np.mean(aucs) - 0.5) < 0.04
 
 
+def test_the_compression_of_files_of_one_length_tells_nothing() -> None:
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), 8, axis=1).repeat(8, axis=2)
+    images[:30] = rng.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)  # half are noise, which compresses badly
+    table = pd.DataFrame({"image": [encode_png(image) for image in images], "width": 28, "height": 28, "file_bytes": 559580})
+    assert (quality.compression(table, images) == 0).all()
+
+
 def test_too_few_groups_and_mixed_groups_are_told_apart() -> None:
     positive, groups = sides(12)
     probe = Probe("a", np.random.default_rng(0).normal(size=(len(positive), 1)))
