@@ -141,7 +141,7 @@ def _review(facts: Facts) -> list[str]:
     head = "These are the training images where the label and a simple model disagree most, each judged by a model that had not seen its group. "
     return [
         head
-        + "The model sees coarse colour and shape only and is often wrong: the list is for a person to look at, it does not say that a label is wrong.",
+        + "The model is a simple one and often wrong: the list is for a person to look at, it does not say that a label is wrong.",
         markdown(
             [
                 ["id", "label", "the model says", "its probability"],
