@@ -79,8 +79,7 @@ def test_a_larger_set_that_contains_the_internal_one_leaves_only_the_rest(tmp_pa
     card = yaml.safe_load((ROOT / "data/phantom.yaml").read_text())
     card["layout"] = {"kind": "folders", "labels": {name: name for name in card["classes"]}}
     card["attributes"] = {}
-    for kind in card["classes"].values():
-        kind["prompts"] = ["a drawing of {title}"]
+    card["prompts"] = {key: ["a drawing of {title}"] for key in card["prompts"]}
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
     monkeypatch.chdir(ROOT)
     for name, labels in (("own", {"nv": 3, "df": 2}), ("other", {"nv": 5, "df": 3})):
