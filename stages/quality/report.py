@@ -140,8 +140,7 @@ def _review(facts: Facts) -> list[str]:
         return ["No list: no image stands out, or fewer than two classes have ten groups."]
     head = "These are the training images where the label and a simple model disagree most, each judged by a model that had not seen its group. "
     return [
-        head
-        + "The model is a simple one and often wrong: the list is for a person to look at, it does not say that a label is wrong.",
+        head + "The model is a simple one and often wrong: the list is for a person to look at, it does not say that a label is wrong.",
         markdown(
             [
                 ["id", "label", "the model says", "its probability"],

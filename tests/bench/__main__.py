@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -18,15 +20,17 @@ ENVIRONMENT = dict(os.environ)  # before stages fixes the CPU capability in it
 
 from stages.runtime import determinism
 
-
 from stages.imaging.phantoms import CLASSES, COMMON, RARE, draw_lesion, render, rng_for
 from stages.runtime.files import write_text
 from stages.runtime.markdown import markdown
 from stages.runtime.params import Params, read_params
+from tests.bench.odd import odd_rows
 from tests.bench.refining import refine_rows
+from tests.bench.text import pictures, text_rates
 
 HEAD = ["what", "measured", "peer or limit", "ratio", "wanted"]
 Row = list[str]
+SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 def cpu_capability(rounds: int = 3) -> list[Row]:
@@ -92,6 +96,16 @@ def base_bars(params: Params) -> list[Row]:
     return rows
 
 
+def burned_in_rows(count: int = 300) -> list[Row]:
+    """How often text drawn into real pictures is found, and seen where none is."""
+    rows = []
+    for what, archive in (("HAM10000", "ham10000_200x150"), ("brain MRI", "rare_mri_sample")):
+        with tempfile.TemporaryDirectory() as name, tarfile.open(SHARED / f"{archive}.tar") as tar:
+            tar.extractall(name, filter="data")
+            rows += text_rates(what, pictures(Path(name), count))
+    return rows
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,6 +116,9 @@ def main() -> None:
     determinism.fix(params.threads)
     speed = [*phantom_speed(), *refine_rows(params), *cpu_capability()]
     parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads.", "## Speed", markdown([HEAD, *speed])]
+    if SHARED.exists():
+        files = [row for name in ("odd_images", "odd_dicom") for row in odd_rows(SHARED / f"{name}.tar", params)]
+        parts += ["## Odd and hostile files, and burned-in text", markdown([HEAD, *files, *burned_in_rows()])]
     if not args.no_bars:
         parts += ["## models/base", markdown([HEAD, *base_bars(params)])]
     write_text(args.out, "\n\n".join(parts) + "\n")
