@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], what: str, unit: str = "it", total: int | None = None) -> Iterator[T]:
-    """Yield `items` while a bar on stderr shows `what`, the rate in `unit`/s and the time left.
+    """Yield `items` (`total` of them, where they have no length) while a bar on stderr shows `what`, the rate in `unit`/s and the time left.
 
     Where stderr is not a terminal (a log file, CI) a line is written at most every ten seconds.
     """
-    with progress_bar(what, unit, total) as bar:
+    with progress_bar(what, unit, len(items) if isinstance(items, Sized) else total) as bar:
         for item in items:
             yield item
             bar.update()
