@@ -26,7 +26,7 @@ reproduce: ## build everything that is not built: the default, or PRESET=smoke, 
 	@python -m stages.runtime.launch $(PRESET)
 
 test: ## run the tests
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 app: ## open the clinician's page
 	@python -m streamlit run app/main.py

@@ -1,13 +1,22 @@
-"""What the suite shares: one run of the smoke preset."""
+"""What the suite shares: one run of the smoke preset, by all of its processes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+
+# Two processes share two cores: threads that wait must not spin. Set before torch is loaded, here and in what the tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 
 from tests.repository import checkout, command
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that one process has it while the other does the rest."""
+    items.sort(key=lambda item: item.path.name != "test_smoke.py")
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +27,14 @@ def smoke_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if "SMOKE_REPO" in os.environ:
         return Path(os.environ["SMOKE_REPO"])
-    folder = checkout(tmp_path_factory.mktemp("smoke") / "repository")
-    done = command(folder, "-m", "stages.runtime.launch", "smoke")
-    (folder.parent / "smoke.log").write_text(done.stdout)
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smoke"
+    folder, log = shared / "repository", shared / "smoke.log"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            checkout(folder)
+            log.write_text(command(folder, "-m", "stages.runtime.launch", "smoke", check=False).stdout)
+    assert (folder / "reports/smoke/verdict.json").exists(), f"the smoke run failed:\n{log.read_text()[-6000:]}"
     return folder
