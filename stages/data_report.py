@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 from stages.classifier import backbone
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
+from stages.dataset.raw import without_names
 from stages.dataset.table import decode, read_table
 from stages.imaging.duplicates import components
 from stages.imaging.sheet import save_sheet
@@ -39,13 +40,12 @@ from stages.quality.confounding import MISSING, confounders, strong
 from stages.quality.labels import review
 from stages.quality.probes import BOX, all_probes
 from stages.quality.report import LEFT_OUT, describe, shortcut_sentence
-from stages.quality.shortcut import audit
+from stages.quality.shortcut import audit, with_all_together
 from stages.runtime.errors import run
 from stages.runtime.files import fresh, read_json, write_json, write_text
 from stages.runtime.params import DataReport, read_params
 
 CONFORMAL = {9: "90%", 19: "95%"}  # calibration lesions that a class-conditional set needs
-ACQUISITION = ("frame", "burned_in_text")  # columns of the refined table that say how a picture was made
 EXAMPLES = 8  # pairs or groups shown, and group ids listed
 Draw = Callable[[Path], None]
 See = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
@@ -82,8 +82,8 @@ def originals(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def quarantine_reasons(quarantine: pd.DataFrame) -> dict[str, int]:
-    """Files per reason; the file that an exact duplicate repeats is left off."""
-    reasons = quarantine["reason"].map(lambda reason: re.sub(r"^exact duplicate of .*", "exact duplicate", reason))
+    """Files per reason; what a reason quotes, and the file that an exact duplicate repeats, are left off."""
+    reasons = quarantine["reason"].map(lambda reason: re.sub(r"^exact duplicate of .*", "exact duplicate", without_names(reason)))
     return {str(k): int(n) for k, n in sorted(reasons.value_counts().items(), key=lambda kn: (-kn[1], str(kn[0])))}
 
 
@@ -109,7 +109,8 @@ def shortcuts(
     Groups that hold images of both sides are left out: nobody knows which label is right.
     """
     normal = [name for name in card.class_names if card.classes[name].normal]
-    everything = all_probes(training, images, [name for name in ACQUISITION if name in training]) if len(training) else []
+    acquisition = [name for name in ("burned_in_text", *card.layout.extra) if name in training and name not in BOX]
+    everything = all_probes(training, images, acquisition) if len(training) else []
     found: dict[str, dict[str, Any]] = {}
     drawings: dict[str, Draw] = {}
     for disease in rare:
@@ -120,7 +121,7 @@ def shortcuts(
         pure = side[rows].groupby(training["group"]).transform("nunique").reindex(training.index) == 1
         kept = np.flatnonzero(rows & pure)
         part, positive = training.iloc[kept], side.to_numpy()[kept]
-        probes = [probe.of(kept) for probe in everything]
+        probes = with_all_together([probe.of(kept) for probe in everything])
         result = audit(probes, positive, part["group"].to_numpy(object), p.permutations, p.seed)
         entry = {key: value for key, value in asdict(result).items() if key not in ("scores", "aucs")}
         entry |= {"probes": result.aucs, "fires": result.fires, "against": told, "n": len(part), "n_positive": int(positive.sum())}

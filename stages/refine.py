@@ -148,6 +148,22 @@ def name_images(rows: pd.DataFrame, archives: bool) -> pd.DataFrame:
     return rows.assign(source=source, id=ids, group=group)
 
 
+def frames_left_out(facts: pd.DataFrame, rows: pd.DataFrame, kept: pd.DataFrame, asked: bool) -> dict[str, int]:
+    """Why frames of refined files are no images, with counts: with `images` they add up to all frames of these files.
+
+    `facts` are the decoded frames (file, frame, frames), `rows` those with a label, `kept` those in the table; `asked`: all were asked for.
+    """
+    files = set(kept["file"])
+    decoded, labelled = facts[facts["file"].isin(files)], int(rows["file"].isin(files).sum())
+    missing = int(decoded.groupby("file")["frames"].first().sum()) - len(decoded)
+    return {
+        "not asked for (refine.frames)": 0 if asked else missing,
+        "unreadable or blank": missing if asked else 0,
+        "label not on the card": len(decoded) - labelled,
+        "exact duplicate": labelled - len(kept),
+    }
+
+
 def main() -> None:
     """Read the card and the files, refine, find duplicates, write the table and the quarantine list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,7 +177,7 @@ def main() -> None:
     files = list_files(args.raw)
     listing = read_listing(card, args.raw, files)
     archives = card.layout.kind == "medmnist"
-    settings = {"size": p.size, "frames": p.frames, "seconds": p.file_seconds, "memory_mb": p.file_memory_mb}
+    settings = {"archives": archives, "size": p.size, "frames": p.frames, "seconds": p.file_seconds, "memory_mb": p.file_memory_mb}
     with Store(store_path(CACHE, args.raw, **settings)) as store:
         refine_files(args.raw, list(dict.fromkeys(listing.rows["file"])), p, params.threads, store, len(listing.rows) if archives else 0)
         facts, hashes, thumbs = store.facts()
@@ -181,13 +197,13 @@ def main() -> None:
             "files_refined": len(sources),
             "files_quarantined": len(refused),
             "images": len(kept),
-            "frames_left_out": len(facts) - len(rows) + sum(rows.at[i, "source"] in sources for i in left_out),
+            "frames_left_out": frames_left_out(facts, rows, kept, asked=archives or p.frames == "all"),
         }
         write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file, **counts})
         if kept.empty:
             raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used; {out / 'quarantine.csv'} says why")
         first = ["id", "label", "group", "sha256", "source"]
-        columns = first + [c for c in kept.columns if c not in (*first, "at", "file", "key", "pixels")]
+        columns = first + [c for c in kept.columns if c not in (*first, "at", "file", "frames", "key", "pixels")]
         images = store.images(kept["key"])
         for start in range(0, len(kept), SHARD):
             part = kept[columns].iloc[start : start + SHARD].reset_index(drop=True)

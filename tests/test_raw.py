@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from stages.dataset.card import Card, read_card
-from stages.dataset.raw import Listing, list_files, read_csv, read_listing
+from stages.dataset.raw import Listing, list_files, read_csv, read_listing, without_names
 from stages.diffusion.prompts import render_prompts
 from stages.runtime.errors import UserError
 
@@ -31,6 +32,30 @@ def images(raw: Path, *names: str) -> None:
     for name in names:
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(b"")
+
+
+def test_a_folder_that_cannot_be_read_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images(tmp_path, "a/1.png")
+    walk = os.walk
+    monkeypatch.setattr("os.walk", lambda top, onerror: (onerror(PermissionError(13, "Permission denied", f"{top}/a")), walk(top))[1])
+    with pytest.raises(UserError, match=r"a cannot be read .Permission denied.: its files would be missing"):
+        list_files(tmp_path)
+
+
+def test_a_second_table_without_a_common_name_stops(tmp_path: Path) -> None:
+    images(tmp_path, "0.jpg")
+    (tmp_path / "truth.csv").write_text("image,A,B\n0,1,0\n")
+    (tmp_path / "more.csv").write_text("image,lesion\n0.jpg,L1\n")
+    with pytest.raises(UserError, match="no value of image in common"):
+        listed(tmp_path, ONEHOT | {"metadata": "more.csv", "group": "lesion"})
+
+
+def test_reasons_in_reports_quote_no_names() -> None:
+    assert (
+        without_names(f"label {'DOE_JANE'!r} is not in the card")
+        == without_names('label "O\'Neil" is not in the card')
+        == "label … is not in the card"
+    )
 
 
 def test_a_column_per_class_labels_a_file_and_two_marks_or_none_do_not(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ FOLDERS = CARD | {"layout": {"kind": "folders", "labels": {"A": "a", "B": "b"}},
 def frame_of(frame: int, seed: int) -> Refined:
     """A frame with the picture of `seed`, as a worker would send it."""
     picture = Image.fromarray(blobs(seed))
-    return Refined(frame, encode_png(blobs(seed, 32)), "0" * 64, 96, 96, "RGB", "TIFF", 10, frame == 1, str(seed), *fingerprint(picture))
+    return Refined(frame, 3, encode_png(blobs(seed, 32)), "0" * 64, 96, 96, "RGB", "TIFF", 10, frame == 1, str(seed), *fingerprint(picture))
 
 
 def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,8 @@ def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tm
 
     def worker(_: object, files: dict[str, str], *__: object) -> Iterator[tuple[str, object]]:
         for file in reversed(files):
-            yield from ((file, frame_of(k, seed)) for k, seed in enumerate(pictures[file]))
+            known = len(pictures[file]) + (file == "A/4.tif")  # 4.tif has a frame that cannot be read
+            yield from ((file, frame_of(k, seed)._replace(frames=known)) for k, seed in enumerate(pictures[file]))
             yield file, DONE
 
     monkeypatch.setattr(refine, "guarded", worker)
@@ -57,7 +58,8 @@ def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tm
     assert first["burned_in_text"].tolist() == [False, True, False]
     assert quarantine(tmp_path / "out") == {"A/3.tif": f"exact duplicate of {refine.keyed('file', 'A/1.tif')}"}
     told = read_json(tmp_path / "out/refined.json")
-    assert (told["files_refined"], told["files_quarantined"], told["images"], told["frames_left_out"]) == (3, 1, 5, 2)
+    assert (told["files_refined"], told["files_quarantined"], told["images"]) == (3, 1, 5)
+    assert {reason: n for reason, n in told["frames_left_out"].items() if n} == {"unreadable or blank": 1, "exact duplicate": 2}
 
 
 def test_a_file_that_hangs_crashes_or_eats_memory_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +104,9 @@ def test_a_killed_run_goes_on_with_the_same_bytes_and_no_file_is_done_again(tmp_
     monkeypatch.setenv("OPENED", str(log := tmp_path / "opened.txt"))
     os.utime(tmp_path / "raw" / files[0], ns=(1, 1))  # changed since
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS)
-    assert sorted(log.read_text().split()) == [files[0], *files[6:]]
+    assert sorted(log.read_text().split()) == [files[0], files[3], *files[6:]]  # what was refused is tried again
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "whole", FOLDERS)
-    assert len(log.read_text().split()) == 7 + 12
+    assert len(log.read_text().split()) == 8 + 12
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
     assert "A/03.png" in quarantine(tmp_path / "out") and len(read_table(tmp_path / "out")) == 11
 
@@ -121,6 +123,20 @@ def test_a_store_hangs_on_what_changes_a_result(tmp_path: Path) -> None:
     settings = {"size": 64, "frames": "first"}
     paths = {store_path(tmp_path, Path(raw), **settings | own) for raw in ("a", "b") for own in ({}, {"size": 32}, {"frames": "all"})}
     assert len(paths) == 6 and store_path(tmp_path, Path("a"), **settings) in paths
+
+
+def test_a_refusal_is_tried_again_and_an_older_store_of_the_folder_goes(tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(b"x")
+    old, other, new = (store_path(tmp_path / "cache", Path(raw), size=size) for raw, size in (("a", 1), ("b", 1), ("a", 2)))
+    for path in (old, other):
+        with Store(path) as store:
+            [(file, state)] = store.unfinished(tmp_path, ["one.png"]).items()
+            store.finish(file, state, "cannot be read: Permission denied")
+            assert store.refused()
+    with Store(other) as store:
+        assert list(store.unfinished(tmp_path, ["one.png"])) == ["one.png"] and store.refused() == {}
+    with Store(new):
+        assert not old.exists() and other.exists()
 
 
 def test_a_table_written_by_row_groups_is_the_table_written_at_once(tmp_path: Path) -> None:

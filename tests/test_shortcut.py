@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from stages.imaging.refining import encode_png
 from stages.quality import probes as quality
 from stages.quality.probes import Probe, all_probes, border, outside_box, region_values
-from stages.quality.shortcut import FOLDS, Floats, audit, clustered_interval, group_folds, permuted, stratified_auc
+from stages.quality.shortcut import FOLDS, Floats, audit, clustered_interval, group_folds, permuted, stratified_auc, with_all_together
 
 SIZE = 32
 
@@ -100,6 +100,18 @@ def test_under_the_null_p_is_uniform_and_the_auc_is_half() -> None:
         aucs.append(list(found.aucs.values()))
     assert 0 < np.mean(np.array(ps) <= 0.05) <= 0.13
     assert abs(np.mean(aucs) - 0.5) < 0.04
+
+
+def test_that_healthy_pictures_have_no_box_is_no_shortcut() -> None:
+    positive, groups = sides(60)
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(len(positive), 2))
+    probes = [Probe("border", rng.normal(size=(len(positive), 2))), Probe("outside", np.where(positive[:, None], values, np.nan))]
+    found = audit(with_all_together(probes), positive, groups, 100, 0)
+    assert set(found.aucs) == {"border"} and not found.fires  # one side alone has values outside of a box
+    some = np.where(rng.random((len(positive), 1)) < 0.8, values, np.nan)
+    found = audit(with_all_together([*probes, Probe("some", some)]), positive, groups, 100, 0)
+    assert set(found.aucs) == {"border", "some"} and np.isfinite(found.aucs["some"])
 
 
 def test_the_compression_of_files_of_one_length_tells_nothing() -> None:

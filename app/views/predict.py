@@ -16,7 +16,6 @@ from stages.classifier.reading import read_guarded
 from stages.imaging.decode import Refused
 from stages.metrics.verdict import WHAT
 
-TYPES = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif", "jp2"]
 SHOWN = 400  # px of the picture on the page
 
 
@@ -27,7 +26,8 @@ def show(choice: frame.Choice) -> None:
     frame.shortcut_warning(choice)
     content = frame.check(choice)
     uploaded = st.file_uploader(
-        f"Image ({choice.card.modality})", type=TYPES, help="It is read in memory and forgotten when you leave: nothing is written to disk."
+        f"Image ({choice.card.modality})",
+        help="JPEG, PNG, TIFF, DICOM and others, whatever the name. It is read in memory and forgotten when you leave: nothing is written to disk.",
     )
     predictor = frame.load(choice, content)
     digest = ""

@@ -73,9 +73,10 @@ def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
     """What `refine_file` is for other files: every image of an archive that is not blank, or as the last item why it breaks off."""
     try:
         sha256, length = hash_file(raw / file), (raw / file).stat().st_size
+        frames = len(read_rows(raw / file))
         for frame, pixels in enumerate(read_images(raw / file)):
             with suppress(Unusable):
-                yield refined(Decoded(seen(Image.fromarray(pixels)), "RGB", "NPZ", frame), size, sha256, length)
+                yield refined(Decoded(seen(Image.fromarray(pixels)), "RGB", "NPZ", frame, frames), size, sha256, length)
     except UserError as error:
         yield str(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -35,15 +36,24 @@ class Listing(NamedTuple):
 def list_files(raw: str | Path) -> list[str]:
     """Every file under `raw`, hidden ones too, as sorted paths relative to it. Links to folders are listed, not followed.
 
-    Raises `UserError` when there is no such folder.
+    Raises `UserError` when there is no such folder, or one in it cannot be read.
     """
+
+    def stop(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): its files would be missing without a word; change its permissions")
+
     if not os.path.isdir(raw):
         raise UserError(f"{raw} does not exist or is no folder: put the images there")
     found = []
-    for folder, folders, files in os.walk(raw):
+    for folder, folders, files in os.walk(raw, onerror=stop):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         found += [Path(folder, name).relative_to(raw).as_posix() for name in files + links]
     return sorted(found)
+
+
+def without_names(reason: str) -> str:
+    """A reason without what it quotes from the data, for reports that others read: a folder or a cell may be called after a patient."""
+    return re.sub(r"""'[^']*'|"[^"]*\"""", "…", reason)
 
 
 def is_utf8(name: str) -> bool:
@@ -134,6 +144,10 @@ def _read_tables(raw: Path, tables: list[str], card: Card) -> pd.DataFrame:
     for other in more:
         if layout.file not in other:
             raise UserError(f"{raw / tables[1]} has no column {layout.file}, which the card's layout.file names; it has {', '.join(other.columns)}")
+        if not other[layout.file].isin(table[layout.file]).any():
+            raise UserError(
+                f"{tables[0]} and {tables[1]} have no value of {layout.file} in common: are the names written alike, with or without ending?"
+            )
         own = [c for c in wanted if c in other and (c == layout.file or c not in table)]
         table = table.merge(other[own].drop_duplicates(), on=layout.file, how="left").fillna("")
     missing = sorted(set(wanted) - set(table.columns))

@@ -21,23 +21,33 @@ from stages.imaging.refining import THUMB, Refined
 from stages.runtime.errors import UserError
 
 SAVE_EVERY = 1.0  # seconds of work that an interruption may cost
-LIBRARIES = ("numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm", "scipy")  # whose versions may change a pixel or a hash
-LIGHT = ("file", "frame", "sha256", "width", "height", "mode", "format", "file_bytes", "burned_in_text", "pixels")
+LIBRARIES = (
+    "numpy",
+    "pillow",
+    "pydicom",
+    "pyjpegls",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "python-gdcm",
+    "scipy",
+)  # whose versions may change a pixel or a hash
+LIGHT = ("file", "frame", "frames", "sha256", "width", "height", "mode", "format", "file_bytes", "burned_in_text", "pixels")
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT);
 CREATE TABLE IF NOT EXISTS images (
-    key INTEGER PRIMARY KEY, file TEXT NOT NULL, frame INTEGER NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
-    mode TEXT NOT NULL, format TEXT NOT NULL, file_bytes INTEGER NOT NULL, burned_in_text INTEGER NOT NULL, pixels TEXT NOT NULL,
-    hashes BLOB NOT NULL, thumb BLOB NOT NULL, image BLOB NOT NULL, UNIQUE (file, frame)
+    key INTEGER PRIMARY KEY, file TEXT NOT NULL, frame INTEGER NOT NULL, frames INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, mode TEXT NOT NULL, format TEXT NOT NULL, file_bytes INTEGER NOT NULL,
+    burned_in_text INTEGER NOT NULL, pixels TEXT NOT NULL, hashes BLOB NOT NULL, thumb BLOB NOT NULL, image BLOB NOT NULL, UNIQUE (file, frame)
 );
 """
 
 
 def store_path(cache: Path, raw: Path, **settings: object) -> Path:
     """The store of the work on the folder `raw`: it hangs on `settings` and code that may change a file's result, so none that is out of date is met."""
-    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(refining.__file__).parent.glob("*.py"))]
-    key = [os.path.abspath(raw), settings, code, [version(name) for name in LIBRARIES]]
-    return cache / f"{hashlib.sha256(json.dumps(key).encode(errors='surrogateescape')).hexdigest()[:16]}.sqlite"
+    readers = [*sorted(Path(refining.__file__).parent.glob("*.py")), Path(__file__).with_name("medmnist.py")]
+    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in readers]
+    parts = [[os.path.abspath(raw)], [settings, code, [version(name) for name in LIBRARIES]]]
+    return cache / ("-".join(hashlib.sha256(json.dumps(p).encode(errors="surrogateescape")).hexdigest()[:16] for p in parts) + ".sqlite")
 
 
 class Store:
@@ -47,9 +57,12 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or make the store; `UserError` when it is in use or broken."""
+        """Open or make the store; `UserError` when it is in use or broken. Older ones of the same raw folder go: they hold names and pixels."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f"{path.stem.split('-')[0]}-*"):
+            if not old.name.startswith(path.name):
+                old.unlink(missing_ok=True)
         try:
             self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -74,8 +87,10 @@ class Store:
     def unfinished(self, raw: Path, files: Iterable[str]) -> dict[str, str]:
         """The files of the folder `raw` still to be done, each with its state (size and time of change), by which it is known next time.
 
-        What the store holds of other files, of files changed since, and of files that were not finished is dropped.
+        What the store holds of other files, of files changed since, and of files that were not finished is dropped. So are refusals: what
+        was the machine's fault, or a card's, may be mended.
         """
+        self._db.execute("DELETE FROM files WHERE reason IS NOT NULL")
         states = {file: _state(raw / file) for file in files}
         held = dict(self._db.execute("SELECT file, state FROM files"))
         self._db.executemany("DELETE FROM files WHERE file = ?", [(file,) for file, state in held.items() if states.get(file) != state])

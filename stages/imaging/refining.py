@@ -24,13 +24,14 @@ LOW = 8  # frequencies a side that make a hash
 
 
 class Refined(NamedTuple):
-    """One frame of a file after decoding: `image` as PNG bytes, facts of the file, and what finds its duplicates.
+    """One frame, of `frames` in the file, after decoding: `image` as PNG bytes, facts of the file, and what finds its duplicates.
 
     `sha256` is the file's, `pixels` a hash of the upright picture's size and RGB values before it is made smaller;
     for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`.
     """
 
     frame: int
+    frames: int
     image: bytes
     sha256: str
     width: int
@@ -71,7 +72,7 @@ def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refine
     hashes, thumb = fingerprint(decoded.picture)
     pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode() + decoded.picture.tobytes()).hexdigest()
     facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, decoded.burned_in_text)
-    return Refined(decoded.frame, encode_png(np.asarray(square(decoded.picture, size))), *facts, pixels, hashes, thumb)
+    return Refined(decoded.frame, decoded.frames, encode_png(np.asarray(square(decoded.picture, size))), *facts, pixels, hashes, thumb)
 
 
 def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:

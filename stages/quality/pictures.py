@@ -32,12 +32,13 @@ def draw_shortcut(
     grid = figure.add_gridspec(3, EXTREMES, height_ratios=[2, 1, 1])
     axis = figure.add_subplot(grid[0, :])
     bins = np.linspace(0, 1, 26).tolist()
-    n = int(positive.sum())
-    axis.hist(scores[positive], bins, weights=np.full(n, 1 / n), color="#e45756", label=f"{n} images of {disease}")
+    own = scores[positive & np.isfinite(scores)]
+    n = len(own)
+    axis.hist(own, bins, weights=np.full(n, 1 / n), color="#e45756", label=f"{n} images of {disease}")
     axis.axhline(1 / (len(bins) - 1), color="#4c78a8", ls="--", label="if the probe told nothing")
     axis.set(xlabel=f"share of {against} that is less like {disease}, by this probe", ylabel="share of the images", xlim=(0, 1))
     axis.legend(loc="upper left")
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())]
     ends = {f"least like {disease}": order[:EXTREMES], f"most like {disease}": order[::-1][:EXTREMES]}
     for row, (title, chosen) in enumerate(ends.items(), start=1):
         for column, k in enumerate(chosen):

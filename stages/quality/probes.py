@@ -31,6 +31,11 @@ class Probe:
     seen: NDArray[np.bool_] | None = None
     shown: list[str] | None = None
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which images have a value, (N,)."""
+        return np.asarray(~np.isnan(self.values).any(1))
+
     def of(self, rows: NDArray[np.intp]) -> Probe:
         """The probe of the images `rows` alone."""
         return Probe(
@@ -112,7 +117,7 @@ def one_hot(values: pd.Series) -> Floats:
 
 
 def all_probes(table: pd.DataFrame, images: NDArray[np.uint8], acquisition: list[str]) -> list[Probe]:
-    """Every probe that `table` (a refined table's rows, in the order of `images`) has something for, and all of them together last.
+    """Every probe that `table` (a refined table's rows, in the order of `images`) has something for.
 
     `images` (N, H, W, 3) are the refined pictures; `acquisition` names columns that say how a picture was taken. A probe whose values are
     the same for every image tells nothing and is left out.
@@ -143,5 +148,4 @@ def all_probes(table: pd.DataFrame, images: NDArray[np.uint8], acquisition: list
         values = table[name]
         numeric = pd.api.types.is_numeric_dtype(values)
         found.append(Probe(name.replace("_", " "), values.to_numpy(float)[:, None] if numeric else one_hot(values), shown=list(values.astype(str))))
-    telling = [probe for probe in found if (np.nanmax(probe.values, axis=0, initial=-np.inf) > np.nanmin(probe.values, axis=0, initial=np.inf)).any()]
-    return telling + ([Probe("everything together", np.hstack([probe.values for probe in telling]))] if len(telling) > 1 else [])
+    return [probe for probe in found if (np.nanmax(probe.values, axis=0, initial=-np.inf) > np.nanmin(probe.values, axis=0, initial=np.inf)).any()]

@@ -30,8 +30,9 @@ DIGITS = 4
 @dataclass(frozen=True)
 class Finding:
     """What the audit of one disease found. `probe` is the worst one, `auc` its out-of-fold AUC with a 95% interval, `p` that of the maximum
-    over all probes; `aucs` holds every probe's. All None where a side has under 10 groups. `scores` (N,), in the order of the images given: by the
-    worst probe, the share (0..1) of the comparison's images of the same fold that are less like the disease; over the disease its mean is `auc`."""
+    over all probes; `aucs` holds every probe's. All None where a side has under 5 groups. `scores` (N,), in the order of the images given and
+    NaN without a value: by the worst probe, the share (0..1) of the comparison's images of the same fold that are less like the disease; over
+    the disease its mean is `auc`."""
 
     probe: str | None
     auc: float | None
@@ -111,7 +112,7 @@ def stratified_auc(ranks: Floats, labels: Floats, folds: NDArray[np.int64]) -> F
         m = y.sum(0)
         ordered += (r * y).sum(0) - m * (m + 1) / 2
         pairs += m * (len(y) - m)
-    return ordered / pairs
+    return np.where(pairs > 0, ordered / np.maximum(pairs, 1), 0.5)
 
 
 def lower_share(ranks: Floats, positive: Bools, folds: NDArray[np.int64]) -> Floats:
@@ -120,8 +121,8 @@ def lower_share(ranks: Floats, positive: Bools, folds: NDArray[np.int64]) -> Flo
     for fold in range(FOLDS):
         held = np.flatnonzero(folds == fold)
         r, y = ranks[held], positive[held]
-        share[held[y]] = (r[y] - rankdata(r[y])) / (~y).sum()
-        share[held[~y]] = (rankdata(r[~y]) - 0.5) / (~y).sum()
+        share[held[y]] = (r[y] - rankdata(r[y])) / max((~y).sum(), 1)
+        share[held[~y]] = (rankdata(r[~y]) - 0.5) / max((~y).sum(), 1)
     return share
 
 
@@ -154,29 +155,45 @@ def clustered_interval(ranks: Floats, positive: Bools, groups: NDArray[np.int64]
     return max(0.0, auc - reach), min(1.0, auc + reach)
 
 
+def enough(positive: Bools, groups: NDArray[np.int64], known: Bools) -> bool:
+    """Whether the images `known` (N,) hold enough groups on both sides."""
+    return all(len(np.unique(groups[known & side])) >= LEAST_GROUPS for side in (positive, ~positive))
+
+
+def with_all_together(probes: Sequence[Probe]) -> list[Probe]:
+    """`probes`, and last all that have a value for every image as one."""
+    whole = [probe.values for probe in probes if probe.known.all()]
+    return [*probes, *([Probe("everything together", np.hstack(whole))] if len(whole) > 1 else [])]
+
+
 def audit(probes: Sequence[Probe], positive: Bools, groups: NDArray[np.object_], permutations: int, seed: int) -> Finding:
     """Hold the probes' largest AUC against `permutations` permutations of the groups' labels: p = (1 + as large or larger) / (1 + permutations).
 
-    `positive` (N,) is the disease, `groups` (N,) the patients or lesions, each on one side only; the probes' values have N rows.
+    `positive` (N,) is the disease, `groups` (N,) the patients or lesions, each on one side only; the probes' values have N rows. A probe is
+    scored on the images for which it has values: that one is missing (a healthy picture has no lesion's box) is no shortcut in the picture.
     """
-    names, first, codes = np.unique(groups.astype(str), return_index=True, return_inverse=True)
+    _, first, codes = np.unique(groups.astype(str), return_index=True, return_inverse=True)
     group_positive = positive[first]
     if (group_positive[codes] != positive).any():
         raise ValueError("a group lies on both sides")
-    if min(group_positive.sum(), len(names) - group_positive.sum()) < LEAST_GROUPS or not probes:
+    probes = [probe for probe in probes if enough(positive, codes, probe.known)]
+    if not enough(positive, codes, np.ones(len(positive), bool)) or not probes:
         return Finding(None, None, None, None, None, {}, None)
     group_fold = group_folds(group_positive, seed)
     labels = permuted(group_positive, group_fold, permutations, np.random.default_rng(seed))[codes].astype(float)
     folds = group_fold[codes]
-    aucs, worst, ranks = np.empty((len(probes), labels.shape[1])), -1, np.empty(len(positive))
+    aucs, worst, ranks = np.empty((len(probes), labels.shape[1])), -1, np.empty(0)
     for k, probe in enumerate(probes):
-        found = out_of_fold_ranks(design(probe.values), labels, folds)
-        aucs[k] = stratified_auc(found, labels, folds)
+        found = out_of_fold_ranks(design(probe.values[probe.known]), labels[probe.known], folds[probe.known])
+        aucs[k] = stratified_auc(found, labels[probe.known], folds[probe.known])
         if worst < 0 or aucs[k, 0] > aucs[worst, 0]:
             worst, ranks = k, found[:, 0]
     highest = aucs.max(0)
     p = (1 + int((highest[1:] >= highest[0]).sum())) / (1 + permutations)
-    low, high = clustered_interval(ranks, positive, codes, folds)
+    known = probes[worst].known
+    low, high = clustered_interval(ranks, positive[known], codes[known], folds[known])
+    scores = np.full(len(positive), np.nan)
+    scores[known] = lower_share(ranks, positive[known], folds[known])
     return Finding(
         probe=probes[worst].name,
         auc=round(float(aucs[worst, 0]), DIGITS),
@@ -184,5 +201,5 @@ def audit(probes: Sequence[Probe], positive: Bools, groups: NDArray[np.object_],
         high=round(high, DIGITS),
         p=round(p, DIGITS),
         aucs={probe.name: round(float(auc), DIGITS) for probe, auc in zip(probes, aucs[:, 0], strict=True)},
-        scores=lower_share(ranks, positive, folds),
+        scores=scores,
     )
