@@ -36,6 +36,7 @@ def as_default(smoke_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_every_stage_ran_and_left_its_outputs(smoke_repo: Path) -> None:
     lock = yaml.safe_load((smoke_repo / OWN_LOCK).read_text())["stages"]
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    graph.pop("external")  # none is named in evaluate.external
     expected = {f"{name}@{disease}" if "matrix" in stage else name for name, stage in graph.items() for disease in ("df", "vasc")}
     assert set(lock) == expected
     for stage in lock.values():
