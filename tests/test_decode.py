@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from stages.imaging import decode as decoding
 from stages.imaging.decode import Decoded, Refused, Unusable, decode, decode_frames, is_dicom
+from tests.odd_files import outcomes
 from tests.repository import ROOT
 
 ODD = ROOT.parent / "shared/data/odd_images.tar"
@@ -270,23 +271,6 @@ def test_named_odd_images_are_what_pillow_shows(odd: dict[str, bytes], name: str
 
 def test_what_pillow_plainly_opens_is_refined(odd: dict[str, bytes]) -> None:
     """At least 90% of what Pillow can load, without what is left out by rule (under 16 px, blank); none takes over 10 s."""
-    refined, by_rule, refused = 0, 0, []
-    for name, data in sorted(odd.items()):
-        if len(data) > 100_000:  # the test above reads large ones
-            continue
-        try:
-            with Image.open(io.BytesIO(data)) as opened:
-                opened.load()
-        except Exception:
-            continue
-        start = time.perf_counter()
-        try:
-            decode(data)
-            refined += 1
-        except Unusable:
-            by_rule += 1
-        except Refused as reason:
-            refused.append(f"{name}: {reason}")
-        assert time.perf_counter() - start < 10, name
+    refined, by_rule, refused = outcomes(odd, lambda data: Image.open(io.BytesIO(data)).load())
     assert refined > 280 and by_rule < 90
     assert refined / (refined + len(refused)) >= 0.9, refused
