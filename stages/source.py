@@ -72,8 +72,11 @@ def read_recipes(path: Path = RECIPES) -> dict[str, Source]:
 
 
 def recorded_md5(record: Path) -> str | None:
-    """The MD5 that a .dvc file holds; None when there is no such file."""
-    return str(yaml.safe_load(record.read_text())["outs"][0]["md5"]) if record.exists() else None
+    """The MD5 that a .dvc file holds; None when there is no such file. Raises `Wrong` for one that is damaged."""
+    try:
+        return str(yaml.safe_load(record.read_text())["outs"][0]["md5"]) if record.exists() else None
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
+        raise Wrong(f"{record}, the record of its first import, is damaged: restore it from git, or delete it") from None
 
 
 def check(path: Path, file: File, md5: str, first: str | None) -> None:
@@ -117,7 +120,7 @@ def fetch(file: File, folder: Path, target: Path, timeout: float) -> None:
     finally:
         if not sound:
             for left in set(folder.iterdir()) - others - {folder / ".gitignore"}:  # DVC's temporary file may be among them
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             if before is not None:
                 record.write_bytes(before)
 

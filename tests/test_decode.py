@@ -274,3 +274,16 @@ def test_what_pillow_plainly_opens_is_refined(odd: dict[str, bytes]) -> None:
     refined, by_rule, refused = outcomes(odd, lambda data: Image.open(io.BytesIO(data)).load())
     assert refined > 280 and by_rule < 90
     assert refined / (refined + len(refused)) >= 0.9, refused
+
+
+@pytest.mark.parametrize("data", [encoded(scene(), "TIFF"), b"\0" * 128 + b"DICM" + bytes(200)])
+def test_a_want_of_memory_is_not_the_files_fault(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has done much else hands the file on to a fresh one, so it must hear of it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.seek", fail)
+    monkeypatch.setattr("stages.imaging.dicom.dcmread", fail)
+    with pytest.raises(MemoryError):
+        decode(data)

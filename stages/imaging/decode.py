@@ -225,7 +225,7 @@ def _count(picture: Image.Image, data: bytes) -> int:
                 frames = MAX_FRAMES + 1
         else:
             frames = int(getattr(picture, "n_frames", 1))
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception:
         frames = 1

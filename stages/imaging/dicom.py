@@ -60,7 +60,7 @@ def open_dicom(data: bytes) -> Opened:
         frames, bits = _int(dataset, "NumberOfFrames", 1), _int(dataset, "BitsAllocated", 64)
         kind = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
         stored = _int(dataset, "BitsStored", bits)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception:
         raise Refused("broken DICOM file: its header cannot be read") from None

@@ -35,7 +35,7 @@ def disagreements(p: Floats, codes: NDArray[np.int64]) -> pd.DataFrame:
 
     A class's threshold is the mean probability of it among the images labelled so, which allows for classes of different size. An image
     counts where another class reaches its threshold; of several the most probable one. Ranked by self-confidence, the probability of its
-    own label: of labels turned on purpose in the phantom it put more among the first twenty than the margin did.
+    own label.
     """
     thresholds = np.array([p[codes == c, c].mean() for c in range(p.shape[1])])
     confident = np.where(p >= thresholds, p, -1.0)
