@@ -14,7 +14,7 @@ from pathlib import Path
 from stages.runtime import determinism
 
 import numpy as np
-from tqdm import tqdm
+from numpy.typing import NDArray
 
 from stages.classifier import backbone
 from stages.classifier.fit import Recipe, class_weights, fit
@@ -24,6 +24,7 @@ from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_
 from stages.dataset.table import decode, read_table
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, sha256, write_json
+from stages.runtime.parallel import Tick, each
 from stages.runtime.params import read_params
 
 
@@ -45,25 +46,31 @@ def main() -> None:
     classes = card.class_names
     labels = train["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
     folds = train["fold"].to_numpy(np.int64)
+    every = sorted(set(folds.tolist()))
+    for fold in every:
+        missing = [c for i, c in enumerate(classes) if not (labels[folds != fold] == i).any()]
+        if missing:
+            raise UserError(f"without fold {fold} no training image of {', '.join(missing)} is left: lower split.folds or add images")
     out = fresh(args.out_dir)
-    weights, right = {}, np.zeros(len(train), bool)
-    with tqdm(total=p.steps * len(set(folds)), desc="judge", unit=" step", mininterval=1) as bar:
-        for fold in sorted(set(folds.tolist())):
-            own = folds != fold
-            missing = [c for i, c in enumerate(classes) if not (labels[own] == i).any()]
-            if missing:
-                raise UserError(f"without fold {fold} no training image of {', '.join(missing)} is left: lower split.folds or add images")
-            model = backbone.build(p.backbone, len(classes), start, params.train.pretrained, seed=fold)
-            recipe = Recipe(
-                steps=p.steps, batch=p.batch, lr=p.lr, weight_decay=p.weight_decay, augment=params.train.augment, seed=fold,
-                class_weights=class_weights(labels[own], len(classes), p.class_weighting),
-            )  # fmt: skip
-            fit(model, images[own], labels[own], recipe, tick=bar.update)
-            path = out / f"fold{fold}.safetensors"
-            backbone.save(model, path, half=True)
-            weights[str(fold)] = {"file": path.name, "sha256": sha256(path)}
-            judged = backbone.load(p.backbone, len(classes), path)
-            right[~own] = backbone.logits(judged, images[~own]).argmax(1) == labels[~own]
+
+    def learn(fold: int, tick: Tick) -> tuple[dict[str, str], NDArray[np.bool_]]:
+        own = folds != fold
+        model = backbone.build(p.backbone, len(classes), start, params.train.pretrained, seed=fold)
+        recipe = Recipe(
+            steps=p.steps, batch=p.batch, lr=p.lr, weight_decay=p.weight_decay, augment=params.train.augment, seed=fold,
+            class_weights=class_weights(labels[own], len(classes), p.class_weighting),
+        )  # fmt: skip
+        fit(model, images[own], labels[own], recipe, tick=lambda: tick(1))
+        path = out / f"fold{fold}.safetensors"
+        backbone.save(model, path, half=True)
+        judged = backbone.load(p.backbone, len(classes), path)
+        return {"file": path.name, "sha256": sha256(path)}, backbone.logits(judged, images[~own]).argmax(1) == labels[~own]
+
+    learned = each(learn, every, params.threads, "judge", "step", p.steps * len(every))
+    weights = {str(fold): said for fold, (said, _) in zip(every, learned, strict=True)}
+    right = np.zeros(len(train), bool)
+    for fold, (_, own_right) in zip(every, learned, strict=True):
+        right[folds == fold] = own_right
     write_seen(out, seen | {group_hash(g) for g in train["group"]})
     write_json(
         out / "judge.json",

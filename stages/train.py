@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score
-from tqdm import tqdm
 
 from stages.classifier import backbone, mix
 from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_shift, fit_temperature, shift
@@ -34,6 +33,7 @@ from stages.dataset.groups import group_hash, majority, read_split, refuse_overl
 from stages.dataset.table import decode, read_table
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
+from stages.runtime.parallel import Tick, each
 from stages.runtime.params import Params, read_params
 
 
@@ -138,41 +138,42 @@ def main() -> None:
 
     # --- one classifier a seed
     out = fresh(args.out_dir)
-    weights: dict[str, dict[str, str]] = {}
-    shown, selected, models = {}, {}, {}
-    with tqdm(total=t.steps * len(everyone), desc=f"train {args.regime}", unit=" step", mininterval=1) as bar:
-        for seed in everyone:
-            mine = rows[rows["seed"] == seed]
-            index = mine["id"].map(where).to_numpy()
-            labels = mine["label"].map(number).to_numpy(np.int64)
-            recipe = Recipe(
-                steps=t.steps, batch=t.batch, lr=t.lr, weight_decay=t.weight_decay, augment=t.augment, seed=seed,
-                focal_gamma=t.focal_gamma if t.loss == "focal" else 0.0,
-                class_weights=class_weights(labels, len(classes), own.class_weighting),
-                randaugment=own.randaugment, checkpoints=t.checkpoints,
-            )  # fmt: skip
-            model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed)
-            selected[str(seed)] = fit(
-                model, pixels[index], labels, recipe,
-                score=lambda m: macro_ap(backbone.logits(m, val), val_labels), tick=bar.update,
-            )  # fmt: skip
-            shown[str(seed)] = exposures(labels, mine["kind"].to_numpy(str), classes, recipe)
-            path = out / f"seed{seed}.safetensors"
-            backbone.save(model, path, half=True)
-            weights[str(seed)] = {"file": path.name, "sha256": sha256(path)}
-            models[str(seed)] = backbone.load(t.backbone, len(classes), path)
+    cal = split[split["split"] == "cal"]
+    cal_images = decode(table.loc[cal["id"]], params.refine.size)
+
+    def learn(seed: int, tick: Tick) -> dict[str, Any]:
+        mine = rows[rows["seed"] == seed]
+        index = mine["id"].map(where).to_numpy()
+        labels = np.asarray(mine["label"].map(number), np.int64)
+        recipe = Recipe(
+            steps=t.steps, batch=t.batch, lr=t.lr, weight_decay=t.weight_decay, augment=t.augment, seed=seed,
+            focal_gamma=t.focal_gamma if t.loss == "focal" else 0.0,
+            class_weights=class_weights(labels, len(classes), own.class_weighting),
+            randaugment=own.randaugment, checkpoints=t.checkpoints,
+        )  # fmt: skip
+        model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed)
+        score = lambda m: macro_ap(backbone.logits(m, val), val_labels)  # noqa: E731
+        step = fit(model, pixels[index], labels, recipe, score=score, tick=lambda: tick(1))
+        path = out / f"seed{seed}.safetensors"
+        backbone.save(model, path, half=True)
+        return {
+            "step": step,
+            "weights": {"file": path.name, "sha256": sha256(path)},
+            "exposures": exposures(labels, mine["kind"].to_numpy(str), classes, recipe),
+            "cal": backbone.logits(backbone.load(t.backbone, len(classes), path), cal_images),
+        }
+
+    learned = each(learn, everyone, params.threads, f"train {args.regime}", "step", t.steps * len(everyone))
+    of_seed = dict(zip(map(str, everyone), learned, strict=True))
 
     # --- calibration, and the record
     write_seen(out, seen | {group_hash(g) for g in split.loc[split["split"] == "train", "group"]})
-    cal = split[split["split"] == "cal"]
-    cal_images = decode(table.loc[cal["id"]], params.refine.size)
-    cal_logits = np.stack([backbone.logits(models[str(s)], cal_images) for s in everyone])
     count_train = rows.loc[rows["seed"] == everyone[0], "label"].value_counts()
-    plan["training"]["selected_step"] = selected
+    plan["training"]["selected_step"] = {s: one["step"] for s, one in of_seed.items()}
     plan |= {
-        **calibrate(cal_logits, cal, classes, plan["rare"], plan["seeds"], everyone),
-        "weights": weights,
-        "exposures": shown,
+        **calibrate(np.stack([one["cal"] for one in learned]), cal, classes, plan["rare"], plan["seeds"], everyone),
+        "weights": {s: one["weights"] for s, one in of_seed.items()},
+        "exposures": {s: one["exposures"] for s, one in of_seed.items()},
         "prior_train": {c: round(float(count_train.get(c, 0) / count_train.sum()), 6) for c in classes},
         "base_hash": read_json(args.base_dir / "base.json")["hash"],
         "split_sha256": sha256(args.split),
