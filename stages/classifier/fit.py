@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,12 +61,15 @@ def batches(n: int, steps: int, batch: int, generator: torch.Generator) -> list[
 def fit(
     model: torch.nn.Module,
     images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     recipe: Recipe,
     score: Callable[[torch.nn.Module], float] | None = None,
     tick: Callable[[], object] | None = None,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> int:
     """Train `model` in place on (N, H, W, 3) uint8 `images` and (N,) `labels` and leave it in evaluation mode.
+
+    `loss(outputs, targets)` takes the place of the recipe's focal loss; `labels` may then be targets of any shape (N, ...).
 
     With `score` (higher is better, computed on val) the best of `recipe.checkpoints` evenly spaced checkpoints is
     kept, the last one on ties; returns its step. AdamW, one-cycle learning rate (15% warm-up, cosine down).
@@ -76,6 +80,7 @@ def fit(
     model.to(place, memory_format=torch.channels_last).train()
     pixels, targets = torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(labels)
     weights = torch.tensor(recipe.class_weights) if recipe.class_weights else None
+    criterion = loss or (lambda out, y: focal_loss(out, y, recipe.focal_gamma, weights))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1, pct_start=0.15)
     marks = {round(recipe.steps * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
@@ -85,8 +90,7 @@ def fit(
         if recipe.randaugment:
             x = rand_augment(x, generator)
         x = augment(x.float().div(255), recipe.augment, generator)
-        loss = focal_loss(model(normalise(x.to(place))), targets[rows].to(place), recipe.focal_gamma, weights)
-        loss.backward()
+        criterion(model(normalise(x.to(place))), targets[rows].to(place)).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
