@@ -10,9 +10,9 @@ import yaml
 from tests.repository import ROOT, dvc, ran, stubbed
 
 DEFAULT = yaml.safe_load((ROOT / "params.yaml").read_text())
-REGIMES = {"real", "synth", "combined", "weighted", "duplicate", "randaugment"}
+REGIMES = {"real", "synth", "combined", "curriculum", "oracle", "weighted", "duplicate", "randaugment"}
 #: What follows from the synthetic images of one disease.
-DOWNSTREAM = {"train_synth", "train_combined", "evaluate"}
+DOWNSTREAM = {"train_synth", "train_combined", "train_curriculum", "evaluate"}
 
 
 @pytest.fixture(scope="module")
