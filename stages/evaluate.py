@@ -3,7 +3,8 @@
 In:  dataset card, refined images, split, models (base, judge, lora, a folder per regime), synthetic images, REPORT_DIR/data.json; for each
      set of evaluate.external what stage `external` left of it, EXTERNAL_DIR/<set>.
 Out: in REPORT_DIR: metrics.json (the regime evaluate.regime), metrics/<regime>.json, detail/<regime>.json, verdict.json, verdict.md,
-     figures/*.png, plots/*.csv and plots/contact.png (images: not for git); detail/external/<set>/<regime>.json.
+     figures/*.png, plots/*.csv, plots/predictions.parquet (every seed's probabilities) and plots/contact.png (images: not for git);
+     detail/external/<set>/<regime>.json.
 Every law is checked before a test image is shown to a model (stages/metrics/laws.py).
 
     python -m stages.evaluate CARD REFINED SPLIT MODELS_DIR SYNTHETIC_DIR REPORT_DIR --external EXTERNAL_DIR
@@ -27,11 +28,11 @@ from stages.classifier.mix import SYNTHETIC
 from stages.classifier.predictor import Predictor, load, tempered, why_absent
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
-from stages.dataset.table import decode, read_table
+from stages.dataset.table import decode, read_table, write_table
 from stages.imaging.sheet import save_sheet
 from stages.metrics import curves, external, report
 from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, scores, subgroups
-from stages.metrics.intervals import bootstrap, interval
+from stages.metrics.intervals import bootstrap, with_interval
 from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
 from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
@@ -95,12 +96,6 @@ def generator_counts(synthetic: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def with_interval(value: float, values: Floats) -> dict[str, float]:
-    """`value` with the percentile interval of its bootstrap `values` (B,)."""
-    low, high = interval(values)
-    return {"value": round(value, DIGITS), "low": round(low, DIGITS), "high": round(high, DIGITS)}
-
-
 def assess(
     name: str, members: Floats, truth: Truth, boots: Mapping[str, Floats], attributes: pd.DataFrame, info: dict[str, Any], synthetic: pd.DataFrame
 ) -> tuple[dict[str, float | int], dict[str, Any]]:  # fmt: skip
@@ -145,6 +140,17 @@ def curve_tables(members: Mapping[str, Floats], truth: Truth) -> dict[str, pd.Da
     names = np.array(truth.classes)
     guesses = {r: names[members[r].mean(0).argmax(1)] if r in members else "not trained" for r in WHAT}
     return {**tables, "confusion": pd.DataFrame({"actual": names[truth.labels], **guesses})}
+
+
+def prediction_table(test: pd.DataFrame, members: Mapping[str, Floats], infos: Mapping[str, Mapping[str, Any]], classes: list[str]) -> pd.DataFrame:
+    """A row per regime, seed and test image: id, group, label, regime, seed, p_<class>. `test` has id, group, label."""
+    parts = []
+    for regime, each in members.items():
+        info = infos.get(regime, infos["real"])
+        for seed, p in zip(info["aa_seeds"] if regime == AA else info["seeds"], each, strict=True):
+            columns = {f"p_{c}": p[:, k] for k, c in enumerate(classes)}
+            parts.append(test[["id", "group", "label"]].assign(regime=regime, seed=seed, **columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 class Measured(NamedTuple):
@@ -260,6 +266,8 @@ def main() -> None:
         shortcuts=[found["warning"] for found in data["shortcut"].values() if found["fires"]],
         start=infos["real"]["training"]["start_sha256"],
         absent=absent,
+        made="`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
+        "`reports/experiments.md` lists the evaluations.",
         how=report.candidate_how(infos[own.candidate]["training"]),
     )
 
@@ -279,6 +287,7 @@ def main() -> None:
     tables = curve_tables(members, truth)
     for name, table in tables.items():
         write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))
+    write_table(args.report_dir / "plots" / "predictions.parquet", prediction_table(test, members, infos, card.class_names))
     report.draw(args.report_dir, verdict, details, tables, facts)
     sheet = contact_sheet(split, refined, synthetic, params.rare, size, facts.marks)
     save_sheet(sheet, args.report_dir / "plots" / "contact.png", generated=True)

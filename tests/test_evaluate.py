@@ -163,7 +163,17 @@ def test_a_planted_win_from_models_to_words(place: Workplace, monkeypatch: pytes
     assert detail["subgroups"]["sex"]["f"]["accuracy"]["n"] == 48 and detail["subgroups"]["sex"]["f"]["recall"]["df"]["value"] == "too few"
     assert "generator" not in read_json(report / "detail" / "real.json") and "thresholds" not in read_json(report / "detail" / "logit_adjust.json")
     assert {p.name for p in (report / "figures").iterdir()} == {f"{f}.png" for f in ("verdict", "regimes", "roc", "pr", "reliability", "confusion")}
-    assert {p.name for p in (report / "plots").iterdir()} == {"roc.csv", "pr.csv", "reliability.csv", "confusion.csv", "contact.png"}
+    assert {p.name for p in (report / "plots").iterdir()} == {
+        "roc.csv",
+        "pr.csv",
+        "reliability.csv",
+        "confusion.csv",
+        "predictions.parquet",
+        "contact.png",
+    }
+    told = pd.read_parquet(report / "plots" / "predictions.parquet")
+    assert set(told["regime"]) == names | {"aa"} and set(told.loc[told["regime"] == "aa", "seed"]) == {6, 7, 8, 9, 10}
+    assert told[[f"p_{c}" for c in CLASSES]].sum(axis=1).round(6).eq(1).all() and len(told) == 96 * 5 * (len(names) + 1)
     assert set(pd.read_csv(report / "plots" / "roc.csv")["regime"]) == names
     *overlays, confusion, sheet = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     for plot in (*overlays, confusion):  # dvc.yaml names files and columns that are there

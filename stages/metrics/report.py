@@ -25,7 +25,7 @@ UNKNOWN = "pre-training set unknown, may contain public test images"
 class Facts:
     """What the report says besides scores. `base` is base.json, `start` what the classifiers started from, `warnings` those of the data report,
     `shortcuts` those of them that say that a model can score well without seeing the disease, `absent` why a regime was not trained,
-    `how` (`candidate_how`) what else the candidate's training has."""
+    `how` (`candidate_how`) what else the candidate's training has, `made` by what command this was made."""
 
     title: str
     dataset: str
@@ -41,6 +41,7 @@ class Facts:
     start: str
     absent: Mapping[str, str]
     how: str
+    made: str
 
     @property
     def smoke(self) -> bool:
@@ -135,8 +136,7 @@ def document(
         "## What limits this answer",
         "\n".join(f"- {line}" for line in caveats(verdict, facts)),
         "## How it was made",
-        "`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
-        "`reports/experiments.md` lists the evaluations.",
+        facts.made,
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -105,7 +105,8 @@ class Split(Block):
     """Shares of the groups per part (`train` takes the rest); `base` counts images of common classes.
 
     `max_images` caps what enters at all, per class (null: all); a capped class keeps whole groups, drawn by `seed`.
-    Of the surplus over `max_train_per_rare_class`, half goes to `oracle` and half to `reserve`.
+    Of the surplus over `max_train_per_rare_class`, half goes to `oracle` and half to `reserve`. `folds` are train's, for the judge; `fold`
+    (0 on; null: no folds) makes test the one of `test_folds` equal parts, which `python -m stages.folds` goes through.
     """
 
     seed: Natural
@@ -116,6 +117,18 @@ class Split(Block):
     folds: Annotated[int, Field(ge=2)]
     max_images: dict[str, PositiveInt]
     max_train_per_rare_class: PositiveInt | None
+    fold: Natural | None
+
+    @property
+    def test_folds(self) -> int:
+        """How many folds of test there are: as many as its share fits into the whole."""
+        return round(1 / self.test) if self.test else 1
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Split:
+        if self.fold is not None and not self.fold < self.test_folds:
+            raise ValueError(f"fold is {self.fold}, and with test: {self.test} there are {self.test_folds}, 0 to {self.test_folds - 1}")
+        return self
 
 
 class DataReport(Block):
