@@ -112,10 +112,10 @@ def main() -> None:
     # --- what each seed trains on
     if empty := {"val", "cal"} - set(split["split"]):
         raise UserError(f"{args.split}: no image in {' and '.join(sorted(empty))}; raise split.{min(empty)} in params.yaml")
-    out = fresh(args.out_dir)
     if reason := left_out(args.regime, params, split):
         print(f"train_{args.regime}: nothing is trained: {reason}")
         write_text(args.mix, "seed,id,label,kind\n")
+        out = fresh(args.out_dir)
         write_json(out / ABSENT, {"regime": args.regime, "reason": reason})
         write_seen(out, [])
         return
@@ -130,7 +130,8 @@ def main() -> None:
     # --- one classifier a seed
     val, cal = (split[split["split"] == part] for part in ("val", "cal"))
     shown = {name: decode(table.loc[part["id"]], params.refine.size) for name, part in (("val", val), ("cal", cal))}
-    val_labels = val["label"].map(classes.index).to_numpy(np.int64)
+    val_labels = np.asarray(val["label"].map(classes.index), np.int64)
+    out = fresh(args.out_dir)
     learned = train_seeds(params, args.regime, classes, rows, pool, shown, val_labels, start, out)
     of_seed = {str(seed): one for seed, one in learned.items()}
 
@@ -141,7 +142,7 @@ def main() -> None:
     plan |= {
         **calibrate(np.stack([one["logits"]["cal"] for one in learned.values()]), cal, classes, plan["rare"], plan["seeds"], everyone),
         **{key: {s: one[key] for s, one in of_seed.items()} for key in ("weights", "exposures", "val")},
-        "n_val": val["group"].nunique(),
+        "n_val": int(val["group"].nunique()),
         "prior_train": dict(zip(classes, learned[everyone[0]]["prior"].round(6).tolist(), strict=True)),
         "base_hash": read_json(args.base_dir / "base.json")["hash"],
         "split_sha256": sha256(args.split),

@@ -83,7 +83,7 @@ def test_the_folds_are_run_one_by_one_and_pooled_and_a_stopped_run_goes_on(graph
     params = Path("params.yaml").read_text()
     graph.stops = {3}
     with pytest.raises(SystemExit):
-        folds.main()
+        folds.run_folds("tiny")
     assert graph.ran == [0, 1, 2, 3] and Path("params.yaml").read_text() == params
     graph.stops = set()
     folds.main()
@@ -98,7 +98,7 @@ def test_the_folds_are_run_one_by_one_and_pooled_and_a_stopped_run_goes_on(graph
     assert np.sum(detail["confusion"]["counts"]) == 245 and detail["exposures"]["1"]["df"] == {"real": 2.0, "synthetic": 2.0, "oracle": 0.0}
 
     write_text(Path("presets/tiny.yaml"), Path("presets/tiny.yaml").read_text().replace("bootstrap: 100", "bootstrap: 90"))
-    folds.main()
+    folds.run_folds("tiny")
     assert graph.ran[6:] == [0, 1, 2, 3, 4], "a changed parameter runs every fold anew"
 
 
