@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Without cached bytecode each of the twenty-odd processes of a run would compile torch anew, for ten seconds.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test app lint bench lock
+.PHONY: help reproduce proof folds test app lint bench lock
 
 # .venv is built while this file is read: a failed check then ends make with status 1 and that check's one line
 # (--question runs nothing), where a failed recipe would end it with status 2 and a line of make's own.
@@ -24,6 +24,12 @@ help: ## list the targets
 
 reproduce: ## build everything that is not built: the default, or PRESET=smoke, ham10000-cpu, ... (presets/)
 	@python -m stages.runtime.launch $(PRESET)
+
+proof: ## the default's answer on other drawings, with ten seeds and twice the steps (presets/proof.yaml)
+	@python -m stages.runtime.launch proof
+
+folds: ## test on every lesion, fold by fold: PRESET=ham10000-folds
+	@python -m stages.folds $(PRESET)
 
 test: ## run the tests
 	@python -m pytest -n 2 --dist loadfile

@@ -10,6 +10,9 @@ Out: OUT_DIR/base.json (source, hashes, whether its training groups are known), 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,20 @@ from stages.diffusion.base import open_pipeline, pipeline_hash, side
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json
 from stages.runtime.params import Base, Params, read_params
+
+#: A continued base, by a hash of what it was made from: the folds of a test set share the split `base`, and so this.
+CACHE = Path(".cache/base")
+
+
+def key_of(params: Params, card: Card, rows: pd.DataFrame, info: dict[str, Any]) -> str:
+    """A hash of all that continuing the base `info` on the images `rows` depends on, code included."""
+    images = [(name, hashlib.sha256(image).hexdigest()) for name, image in zip(rows["id"], rows["image"], strict=True)]
+    known = rows[["label", *(a for a in card.attributes if a in rows)]].to_csv(index=False)
+    stages = Path(__file__).parent
+    code = {p.relative_to(stages).as_posix(): sha256(p) for p in sorted(stages.rglob("*.py")) if p.parent.name not in ("metrics", "quality")}
+    titles = {c: card.classes[c].title for c in card.class_names}
+    wanted = [params.base.model_dump(), params.train.model_dump(include={"augment", "backbone", "pretrained"}), params.threads, params.rare]
+    return hashlib.sha256(json.dumps([images, known, info, wanted, titles, card.prompts[BASE], code], sort_keys=True).encode()).hexdigest()[:24]
 
 
 def name_source(p: Base) -> dict[str, Any]:
@@ -129,8 +146,12 @@ def main() -> None:
     refuse_overlap(seen, split, f"base {params.base.source}")
     if params.base.train:
         rows = split[split["split"] == "base"].merge(read_table(args.refined).drop(columns=["label", "group", "split"], errors="ignore"), on="id")
-        pipe = open_pipeline(params.base.source, params.base.revision).to(torch.float32)
-        info = continue_base(pipe, card, params, rows, info, out)
+        kept = CACHE / key_of(params, card, rows, info)
+        if not (kept / "info.json").exists():
+            pipe = open_pipeline(params.base.source, params.base.revision).to(torch.float32)
+            write_json(kept / "info.json", continue_base(pipe, card, params, rows, info, fresh(kept)))
+        shutil.copytree(kept, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("info.json"))
+        info = read_json(kept / "info.json")
         seen |= {group_hash(g) for g in rows["group"]}
     write_seen(out, seen)
     write_json(out / "base.json", info)

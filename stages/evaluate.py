@@ -3,7 +3,8 @@
 In:  dataset card, refined images, split, models (base, judge, lora, a folder per regime), synthetic images, REPORT_DIR/data.json; for each
      set of evaluate.external what stage `external` left of it, EXTERNAL_DIR/<set>.
 Out: in REPORT_DIR: metrics.json (the regime evaluate.regime), metrics/<regime>.json, detail/<regime>.json, verdict.json, verdict.md,
-     figures/*.png, plots/*.csv and plots/contact.png (images: not for git); detail/external/<set>/<regime>.json.
+     figures/*.png, plots/*.csv, plots/predictions.parquet (every seed's probabilities) and plots/contact.png (images: not for git);
+     detail/external/<set>/<regime>.json.
 Every law is checked before a test image is shown to a model (stages/metrics/laws.py).
 
     python -m stages.evaluate CARD REFINED SPLIT MODELS_DIR SYNTHETIC_DIR REPORT_DIR --external EXTERNAL_DIR
@@ -23,16 +24,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stages.classifier.calibration import calibrated
-from stages.classifier.predictor import Predictor, load, tempered
+from stages.classifier.mix import SYNTHETIC
+from stages.classifier.predictor import Predictor, load, tempered, why_absent
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
-from stages.dataset.table import decode, read_table
+from stages.dataset.table import decode, read_table, write_table
 from stages.imaging.sheet import save_sheet
 from stages.metrics import curves, external, report
 from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, scores, subgroups
-from stages.metrics.intervals import bootstrap, interval
+from stages.metrics.intervals import bootstrap, with_interval
 from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
-from stages.metrics.verdict import AA, CONTROLS, SCORES, WHAT, decide, statement
+from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
 from stages.runtime.params import REGIMES, Params, read_params
@@ -49,9 +51,8 @@ def check_names(params: Params, card: Card) -> None:
     if unknown:
         raise UserError(f"params.yaml: rare names {', '.join(unknown)}, which the card does not have; it has {', '.join(card.class_names)}")
     own = params.evaluate
-    allowed = [r for r in REGIMES if r not in CONTROLS]
-    if own.candidate not in allowed:
-        raise UserError(f"params.yaml: evaluate.candidate: {own.candidate!r} is not one of {', '.join(allowed)}")
+    if own.candidate not in SYNTHETIC:
+        raise UserError(f"params.yaml: evaluate.candidate: {own.candidate!r} is not one of {', '.join(SYNTHETIC)}")
     if own.regime not in WHAT:
         raise UserError(f"params.yaml: evaluate.regime: {own.regime!r} is not one of {', '.join(WHAT)}")
 
@@ -95,12 +96,6 @@ def generator_counts(synthetic: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def with_interval(value: float, values: Floats) -> dict[str, float]:
-    """`value` with the percentile interval of its bootstrap `values` (B,)."""
-    low, high = interval(values)
-    return {"value": round(value, DIGITS), "low": round(low, DIGITS), "high": round(high, DIGITS)}
-
-
 def assess(
     name: str, members: Floats, truth: Truth, boots: Mapping[str, Floats], attributes: pd.DataFrame, info: dict[str, Any], synthetic: pd.DataFrame
 ) -> tuple[dict[str, float | int], dict[str, Any]]:  # fmt: skip
@@ -137,14 +132,25 @@ def assess(
 
 
 def curve_tables(members: Mapping[str, Floats], truth: Truth) -> dict[str, pd.DataFrame]:
-    """The tables under plots/: roc, pr and reliability with a column regime, confusion with a column per regime."""
+    """The tables under plots/: roc, pr and reliability with a column regime, confusion with a column per regime, one that was not trained too."""
     made = {"roc": curves.roc, "pr": curves.precision_recall, "reliability": curves.calibration}
     tables = {}
     for name, make in made.items():
-        tables[name] = pd.concat([make(members[r], truth).assign(regime=r) for r in WHAT], ignore_index=True)
+        tables[name] = pd.concat([make(members[r], truth).assign(regime=r) for r in WHAT if r in members], ignore_index=True)
     names = np.array(truth.classes)
-    guesses = {r: names[members[r].mean(0).argmax(1)] for r in WHAT}
+    guesses = {r: names[members[r].mean(0).argmax(1)] if r in members else "not trained" for r in WHAT}
     return {**tables, "confusion": pd.DataFrame({"actual": names[truth.labels], **guesses})}
+
+
+def prediction_table(test: pd.DataFrame, members: Mapping[str, Floats], infos: Mapping[str, Mapping[str, Any]], classes: list[str]) -> pd.DataFrame:
+    """A row per regime, seed and test image: id, group, label, regime, seed, p_<class>. `test` has id, group, label."""
+    parts = []
+    for regime, each in members.items():
+        info = infos.get(regime, infos["real"])
+        for seed, p in zip(info["aa_seeds"] if regime == AA else info["seeds"], each, strict=True):
+            columns = {f"p_{c}": p[:, k] for k, c in enumerate(classes)}
+            parts.append(test[["id", "group", "label"]].assign(regime=regime, seed=seed, **columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 class Measured(NamedTuple):
@@ -167,7 +173,7 @@ def measure(
     members = predict(predictors, images, own.logit_tau)
     boots = bootstrap(members, truth, own.bootstrap, own.seed)
     attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
-    assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT}
+    assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT if r in members}
     metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
     means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
     verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
@@ -211,10 +217,15 @@ def main() -> None:
     synthetic = pd.concat([read_table(args.synthetic_dir / d, columns) for d in sorted(params.rare)], ignore_index=True)
     check_sealed(split, refined[["id", "label", "group"]], synthetic["id"])
     helpers = ("base", "judge", *(f"lora/{d}" for d in sorted(params.rare)))
-    seen = {str(args.models_dir / model): read_seen(args.models_dir / model) for model in (*helpers, *REGIMES)}
+    absent = {regime: reason for regime in REGIMES if (reason := why_absent(args.models_dir / regime))}
+    trained = [regime for regime in REGIMES if regime not in absent]
+    seen = {str(args.models_dir / model): read_seen(args.models_dir / model) for model in (*helpers, *trained)}
     for model in helpers:
         refuse_overlap(seen[str(args.models_dir / model)], split, str(args.models_dir / model))
-    predictors = {regime: load(args.models_dir / regime, split) for regime in REGIMES}
+    if gone := absent.keys() & {"real", own.candidate, own.regime}:
+        name = min(gone)
+        raise UserError(f"{name} was not trained ({absent[name]}): name another regime in evaluate.candidate and evaluate.regime, or enable it")
+    predictors = {regime: load(args.models_dir / regime, split) for regime in trained}
     infos = {regime: predictor.info for regime, predictor in predictors.items()}
     check_origin(infos, sha256(args.split))
     check_budgets(infos)
@@ -254,6 +265,10 @@ def main() -> None:
         warnings=data["warnings"],
         shortcuts=[found["warning"] for found in data["shortcut"].values() if found["fires"]],
         start=infos["real"]["training"]["start_sha256"],
+        absent=absent,
+        made="`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
+        "`reports/experiments.md` lists the evaluations.",
+        how=report.candidate_how(infos[own.candidate]["training"]),
     )
 
     sections = [external.section(found, params.rare) for found in verdict.get("external", {}).values()]
@@ -261,7 +276,7 @@ def main() -> None:
     # --- the reports
     for folder in ("metrics", "detail", "figures", "plots"):
         fresh(args.report_dir / folder)
-    for name in WHAT:
+    for name in metrics:
         write_json(args.report_dir / "metrics" / f"{name}.json", metrics[name])
         write_json(args.report_dir / "detail" / f"{name}.json", details[name])
         for abroad, found in outside.items():
@@ -272,6 +287,7 @@ def main() -> None:
     tables = curve_tables(members, truth)
     for name, table in tables.items():
         write_text(args.report_dir / "plots" / f"{name}.csv", table.to_csv(index=False))
+    write_table(args.report_dir / "plots" / "predictions.parquet", prediction_table(test, members, infos, card.class_names))
     report.draw(args.report_dir, verdict, details, tables, facts)
     sheet = contact_sheet(split, refined, synthetic, params.rare, size, facts.marks)
     save_sheet(sheet, args.report_dir / "plots" / "contact.png", generated=True)

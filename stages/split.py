@@ -7,7 +7,8 @@ Out: OUT_CSV with a row an image, sorted by id: id, label, group, split, fold (0
 
 With a `split` column of the data's own (the phantom's), only groups that near-duplicates have merged across parts move.
 Else groups are drawn: val, cal and test get their share of each class's groups, `base` its images of the common classes,
-train the rest; what `max_train_per_rare_class` leaves over goes half to oracle and half to reserve. The order of the draw
+train the rest; what `max_train_per_rare_class` leaves over goes half to oracle and half to reserve. With `split.fold: k` test is the
+k-th of round(1 / test) equal parts of each class's groups, so that over all folds each group outside base is tested once. The order of the draw
 is a hash of (seed, group), so that more patients later leave most of the others where they are.
 """
 
@@ -113,6 +114,10 @@ def assign(groups: pd.DataFrame, p: Split, rare: list[str]) -> dict[str, str]:
     shares = {"train": 1 - p.val - p.cal - p.test, "val": p.val, "cal": p.cal, "test": p.test}
     for label, pool in pools.items():
         left = draw(pool.drop(index=[g for g in pool.index if g in part]), p.seed, "parts")
+        if p.fold is not None:  # base is drawn before, and so lies outside every fold
+            test = left.iloc[p.fold :: p.test_folds]
+            part |= dict.fromkeys(map(str, test.index), "test")
+            left, shares["test"] = left.drop(index=test.index), 0.0
         names = [name for name, count in parts_of(len(left), shares).items() for _ in range(count)]
         part |= dict(zip(map(str, left.index), names, strict=True))
         if label in rare and p.max_train_per_rare_class is not None:
@@ -157,9 +162,10 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
         raise UserError(f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (there are {known})")
     moved = 0
     if "split" in table:
-        if p.base or p.max_images or p.max_train_per_rare_class:
+        if p.base or p.max_images or p.max_train_per_rare_class or p.fold is not None:
             raise UserError(
-                "params.yaml: split.base, max_images and max_train_per_rare_class do nothing where the data fix the split; set 0, {} and null"
+                "params.yaml: split.base, max_images, max_train_per_rare_class and fold do nothing where the data fix the split; "
+                "set 0, {}, null and null"
             )
         part, moved = keep_fixed(table)
     else:

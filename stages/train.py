@@ -1,9 +1,9 @@
 """Train the classifiers of one regime, one per seed, and calibrate them.
 
-In:  dataset card, refined images, split, base (starting weights), for synth and combined the synthetic images.
-Out: MIX (seed, id, label, kind: what each seed trains on, one row per image, written first);
-     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, temperatures, class bias, thresholds, conformal
-     quantiles, priors, hashes), groups_seen.txt.
+In:  dataset card, refined images, split, base (starting weights), for synth, combined and curriculum the synthetic images.
+Out: MIX (seed, id, label, kind, for curriculum also phase: what each seed trains on, one row per image, written first);
+     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, scores on val, temperatures, class bias, thresholds,
+     conformal quantiles, priors, hashes), groups_seen.txt. Where the regime is left out or the data have no oracle: absent.json, which says why.
 
     python -m stages.train REGIME CARD REFINED SPLIT BASE_DIR MIX OUT_DIR [--synthetic DIR]
 """
@@ -18,36 +18,19 @@ from stages.runtime import determinism
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-from sklearn.metrics import average_precision_score
 
 from stages.classifier import backbone, mix
 from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_shift, fit_temperature, shift
-from stages.classifier.fit import Recipe, batches, class_weights, fit
-from stages.classifier.predictor import tempered
+from stages.classifier.predictor import ABSENT, tempered
+from stages.classifier.regime import train_seeds
 from stages.classifier.start import seen_by_start, start_weights
 from stages.dataset.card import Card, read_card_to_learn
 from stages.dataset.groups import group_hash, majority, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
-from stages.runtime.parallel import Tick, each
 from stages.runtime.params import Params, read_params
-
-
-def macro_ap(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Mean one-vs-rest average precision of the classes present in `labels` (N,), of logits (N, C): the selection score."""
-    log_p = log_softmax(logits, axis=1)
-    return float(np.mean([average_precision_score(labels == c, log_p[:, c]) for c in np.unique(labels)]))
-
-
-def exposures(labels: NDArray[np.int64], kinds: NDArray[np.str_], classes: list[str], recipe: Recipe) -> dict[str, dict[str, int]]:
-    """How often each class was shown, by kind, in one run of `recipe` over rows with `labels` and `kinds`."""
-    rows = torch.cat(batches(len(labels), recipe.steps, recipe.batch, torch.Generator().manual_seed(recipe.seed))).numpy()
-    shown = pd.crosstab(labels[rows], kinds[rows]).reindex(index=range(len(classes)), columns=list(mix.KINDS), fill_value=0)
-    return {c: dict(zip(mix.KINDS, counts, strict=True)) for c, counts in zip(classes, shown.to_numpy().tolist(), strict=True)}
 
 
 def calibrate(
@@ -94,10 +77,18 @@ def describe(params: Params, card: Card, regime: str, start: Path | None) -> dic
         "aa_seeds": params.train_real.aa_seeds if regime == "real" else [],
         "training": {
             **t.model_dump(include={"steps", "batch", "lr", "weight_decay", "loss", "focal_gamma", "checkpoints", "augment"}),
-            **params.regime(regime).model_dump(include={"class_weighting", "randaugment"}),
+            **params.regime(regime).model_dump(exclude={"enabled", "aa_seeds"}),
+            **({"select": params.mix.select} if regime in mix.SYNTHETIC else {}),
             "start_sha256": sha256(start / backbone.WEIGHTS) if start else ("timm pretrained" if t.pretrained else "random"),
         },
     }
+
+
+def left_out(regime: str, params: Params, split: pd.DataFrame) -> str | None:
+    """Why `regime` is not trained on `split`; None when it is."""
+    if not params.regime(regime).enabled:
+        return f"params.yaml: train_{regime}.enabled is false"
+    return mix.oracle_wants(split, params.rare, params.mix.per_class) if regime == mix.ORACLE else None
 
 
 def main() -> None:
@@ -109,9 +100,9 @@ def main() -> None:
     parser.add_argument("--synthetic", type=Path)
     args = parser.parse_args()
     params, card, split = read_params(), read_card_to_learn(args.card), read_split(args.split)
-    own, t, classes = params.regime(args.regime), params.train, card.class_names
+    classes = card.class_names
     determinism.fix(params.threads)
-    start = start_weights(args.base_dir, t.backbone)
+    start = start_weights(args.base_dir, params.train.backbone)
     seen = seen_by_start(args.base_dir, start)
     refuse_overlap(seen, split, f"base {args.base_dir}")
     unknown = sorted(set(params.rare) - set(classes))
@@ -121,60 +112,38 @@ def main() -> None:
     # --- what each seed trains on
     if empty := {"val", "cal"} - set(split["split"]):
         raise UserError(f"{args.split}: no image in {' and '.join(sorted(empty))}; raise split.{min(empty)} in params.yaml")
+    if reason := left_out(args.regime, params, split):
+        print(f"train_{args.regime}: nothing is trained: {reason}")
+        write_text(args.mix, "seed,id,label,kind\n")
+        out = fresh(args.out_dir)
+        write_json(out / ABSENT, {"regime": args.regime, "reason": reason})
+        write_seen(out, [])
+        return
     table = read_table(args.refined, ["id", "image"]).set_index("id")["image"]
-    synthetic = mix.read_synthetic(args.synthetic, params.rare, split) if args.synthetic else None
+    synthetic = mix.read_synthetic(args.synthetic, params.rare, split, params.mix.select) if args.synthetic else None
     plan = describe(params, card, args.regime, start)
     everyone = [*plan["seeds"], *plan["aa_seeds"]]
-    rows = mix.build(args.regime, split, params.rare, everyone, params.mix.per_class, synthetic)
-    write_text(args.mix, rows.to_csv(index=False))
+    rows = mix.build(args.regime, split, params.rare, everyone, params.mix.per_class, synthetic, params.mix.select)
+    write_text(args.mix, (rows if rows["phase"].max() > 1 else rows.drop(columns="phase")).to_csv(index=False))
     pool = table if synthetic is None else pd.concat([table, synthetic.set_index("id")["image"]])
-    used = sorted(rows["id"].unique())
-    where = {name: k for k, name in enumerate(used)}
-    pixels = decode(pool.loc[used], params.refine.size)
-    number = {c: i for i, c in enumerate(classes)}
-
-    chosen = split[split["split"] == "val"]
-    val, val_labels = decode(table.loc[chosen["id"]], params.refine.size), np.asarray(chosen["label"].map(number), np.int64)
 
     # --- one classifier a seed
+    val, cal = (split[split["split"] == part] for part in ("val", "cal"))
+    shown = {name: decode(table.loc[part["id"]], params.refine.size) for name, part in (("val", val), ("cal", cal))}
+    val_labels = np.asarray(val["label"].map(classes.index), np.int64)
     out = fresh(args.out_dir)
-    cal = split[split["split"] == "cal"]
-    cal_images = decode(table.loc[cal["id"]], params.refine.size)
-
-    def learn(seed: int, tick: Tick) -> dict[str, Any]:
-        mine = rows[rows["seed"] == seed]
-        index = mine["id"].map(where).to_numpy()
-        labels = np.asarray(mine["label"].map(number), np.int64)
-        recipe = Recipe(
-            steps=t.steps, batch=t.batch, lr=t.lr, weight_decay=t.weight_decay, augment=t.augment, seed=seed,
-            focal_gamma=t.focal_gamma if t.loss == "focal" else 0.0,
-            class_weights=class_weights(labels, len(classes), own.class_weighting),
-            randaugment=own.randaugment, checkpoints=t.checkpoints,
-        )  # fmt: skip
-        model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed)
-        score = lambda m: macro_ap(backbone.logits(m, val), val_labels)  # noqa: E731
-        step = fit(model, pixels[index], labels, recipe, score=score, tick=lambda: tick(1))
-        path = out / f"seed{seed}.safetensors"
-        backbone.save(model, path, half=True)
-        return {
-            "step": step,
-            "weights": {"file": path.name, "sha256": sha256(path)},
-            "exposures": exposures(labels, mine["kind"].to_numpy(str), classes, recipe),
-            "cal": backbone.logits(backbone.load(t.backbone, len(classes), path), cal_images),
-        }
-
-    learned = each(learn, everyone, params.threads, f"train {args.regime}", "step", t.steps * len(everyone))
-    of_seed = dict(zip(map(str, everyone), learned, strict=True))
+    learned = train_seeds(params, args.regime, classes, rows, pool, shown, val_labels, start, out)
+    of_seed = {str(seed): one for seed, one in learned.items()}
 
     # --- calibration, and the record
-    write_seen(out, seen | {group_hash(g) for g in split.loc[split["split"] == "train", "group"]})
-    count_train = rows.loc[rows["seed"] == everyone[0], "label"].value_counts()
+    taught = split[split["split"].isin(["train", "oracle"] if args.regime == mix.ORACLE else ["train"])]
+    write_seen(out, seen | {group_hash(g) for g in taught["group"]})
     plan["training"]["selected_step"] = {s: one["step"] for s, one in of_seed.items()}
     plan |= {
-        **calibrate(np.stack([one["cal"] for one in learned]), cal, classes, plan["rare"], plan["seeds"], everyone),
-        "weights": {s: one["weights"] for s, one in of_seed.items()},
-        "exposures": {s: one["exposures"] for s, one in of_seed.items()},
-        "prior_train": {c: round(float(count_train.get(c, 0) / count_train.sum()), 6) for c in classes},
+        **calibrate(np.stack([one["logits"]["cal"] for one in learned.values()]), cal, classes, plan["rare"], plan["seeds"], everyone),
+        **{key: {s: one[key] for s, one in of_seed.items()} for key in ("weights", "exposures", "val")},
+        "n_val": int(val["group"].nunique()),
+        "prior_train": dict(zip(classes, learned[everyone[0]]["prior"].round(6).tolist(), strict=True)),
         "base_hash": read_json(args.base_dir / "base.json")["hash"],
         "split_sha256": sha256(args.split),
         "mix_sha256": sha256(args.mix),

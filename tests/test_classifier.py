@@ -11,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from stages.classifier import backbone, mix
 from stages.classifier.augment import augment, rand_augment
-from stages.classifier.fit import Recipe, batches, class_weights, fit, focal_loss
+from stages.classifier.fit import Recipe, batches, class_weights, course, fit, focal_loss
 from stages.classifier.judge import Judge, load_judge
 from stages.classifier.predictor import load
+from stages.classifier.regime import exposures, shift_bias, val_scores
 from stages.classifier.start import start_weights
 from stages.dataset.groups import group_hash, write_seen
+from stages.dataset.table import write_table
+from stages.metrics.classification import Truth, scores
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import sha256, write_json
 from stages.runtime.params import Augment
@@ -50,7 +54,7 @@ def recipe(**changes: object) -> Recipe:
 
 def test_focal_loss_with_gamma_zero_is_weighted_cross_entropy() -> None:
     logits, labels, w = torch.randn(20, 3), torch.randint(3, (20,)), torch.tensor([0.2, 1.0, 3.0])
-    assert torch.allclose(focal_loss(logits, labels, 0.0, w), F.cross_entropy(logits, labels, weight=w))
+    assert torch.allclose(focal_loss(logits, labels, 0.0, w[labels]), F.cross_entropy(logits, labels, weight=w))
     assert focal_loss(logits, labels, 2.0) < focal_loss(logits, labels, 0.0)
 
 
@@ -101,7 +105,7 @@ def test_an_unknown_backbone_and_weights_that_do_not_fit_are_named(tmp_path: Pat
 
 
 def synthetic(n: int) -> pd.DataFrame:
-    return pd.DataFrame({"id": [f"syn-df-{i}" for i in range(n)], "label": "df", "image": [b""] * n})
+    return pd.DataFrame({"id": [f"syn-df-{i}" for i in range(n)], "label": "df", "p": np.linspace(0.2, 0.9, n), "image": [b""] * n})
 
 
 def test_each_seed_draws_its_own_synthetic_images_and_synth_drops_the_real_rare_ones() -> None:
@@ -112,6 +116,97 @@ def test_each_seed_draws_its_own_synthetic_images_and_synth_drops_the_real_rare_
     synth = mix.build("synth", SPLIT, ["df"], [1, 2], 4, synthetic(8))
     assert set(synth.loc[synth["label"] == "df", "kind"]) == {"synthetic"}
     assert not set(synth["id"]) & {"t0"}
+
+
+def test_easy_and_hard_take_the_images_the_judge_is_surest_and_least_sure_of_and_deal_them_out() -> None:
+    for select, chosen in (("easy", {4, 5, 6, 7, 8, 9}), ("hard", {0, 1, 2, 3, 4, 5})):
+        rows = mix.build("combined", SPLIT, ["df"], [1, 2], 3, synthetic(10), select).query("kind == 'synthetic'")  # type: ignore[arg-type]
+        assert {int(i.removeprefix("syn-df-")) for i in rows["id"]} == chosen and rows["id"].is_unique
+        by_seed = [{int(i.removeprefix("syn-df-")) for i in rows.loc[rows["seed"] == s, "id"]} for s in (1, 2)]
+        assert abs(sum(by_seed[0]) - sum(by_seed[1])) == 3, "dealt in turn: neither seed gets the better half"
+
+
+def test_without_the_filter_each_slot_gives_its_first_finite_image(tmp_path: Path) -> None:
+    rows = [  # slot, attempt, accepted, finite
+        (0, 0, False, True), (0, 1, True, True), (1, 0, True, True), (2, 0, False, False), (2, 1, False, True)
+    ]  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {
+                "id": f"s{slot}a{attempt}",
+                "label": "df",
+                "accepted": ok,
+                "slot": slot,
+                "attempt": attempt,
+                "p_df": 0.5,
+                "image": b"x" if there else None,
+            }
+            for slot, attempt, ok, there in rows
+        ]
+    )
+    write_table(tmp_path / "df/part-0.parquet", table)
+    assert sorted(mix.read_synthetic(tmp_path, ["df"], SPLIT, "off")["id"]) == ["s0a0", "s1a0", "s2a1"]
+    assert sorted(mix.read_synthetic(tmp_path, ["df"], SPLIT, "random")["id"]) == ["s0a1", "s1a0"]
+
+
+def with_oracle(n: int) -> pd.DataFrame:
+    """SPLIT with `n` images of df in the part `oracle`."""
+    fresh = pd.DataFrame([(f"o{i}", "df", f"go{i}", "oracle", pd.NA) for i in range(n)], columns=SPLIT.columns)
+    return pd.concat([SPLIT, fresh], ignore_index=True)
+
+
+@given(n=st.integers(3, 14), seeds=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_the_oracle_has_fresh_images_in_place_of_synthetic_ones_never_one_twice_in_a_seed(n: int, seeds: int) -> None:
+    rows = mix.build("oracle", with_oracle(n), ["df"], list(range(seeds)), 3).query("kind == 'oracle'")
+    assert (rows.groupby("seed")["id"].nunique() == 3).all() and len(rows) == 3 * seeds
+    assert rows["id"].is_unique or n < 3 * seeds, "disjoint while there are enough"
+    assert set(rows["label"]) == {"df"} and rows["id"].str.startswith("o").all()
+
+
+def test_data_without_enough_fresh_images_have_no_oracle() -> None:
+    assert mix.oracle_wants(with_oracle(3), ["df"], 3) is None
+    assert "df has 2" in str(mix.oracle_wants(with_oracle(2), ["df"], 3)) and "df has 0" in str(mix.oracle_wants(SPLIT, ["df"], 3))
+
+
+def test_the_curriculum_is_synth_first_and_real_afterwards_in_as_many_steps() -> None:
+    rows = mix.build("curriculum", SPLIT, ["df"], [1], 4, synthetic(4))
+    for phase, regime, given_images in ((1, "synth", synthetic(4)), (2, "real", None)):
+        alone = mix.build(regime, SPLIT, ["df"], [1], 4, given_images)
+        assert set(rows.loc[rows["phase"] == phase, "id"]) == set(alone["id"])
+    phases, plan = rows["phase"].to_numpy(np.int64), recipe(steps=9, batch=5, first=0.5)
+    planned = course(phases, plan, torch.Generator().manual_seed(1))
+    assert [len(b) for b in planned] == [5] * 9
+    assert [set(phases[b.numpy()]) for b in planned] == [{1}] * 4 + [{2}] * 5
+    labels = np.asarray(rows["label"].map({"df": 0, "nv": 1}), np.int64)
+    shown = exposures(labels, rows["kind"].to_numpy(str), phases, ["df", "nv"], plan)
+    assert sum(sum(kinds.values()) for kinds in shown.values()) == 45 and shown["nv"]["synthetic"] == 0 < shown["df"]["synthetic"] < 20
+
+
+def test_weights_of_rows_change_what_is_learned_and_equal_ones_do_not() -> None:
+    images, labels = two_colours(12)
+    states = []
+    for weights in (None, np.full(12, 3.0), np.where(labels == 0, 9.0, 1.0)):
+        model = backbone.build(NAME, 2, seed=5)
+        fit(model, images, labels, recipe(), weights=weights)
+        states.append(torch.cat([v.float().flatten() for v in model.state_dict().values()]))
+    assert torch.allclose(states[0], states[1], atol=1e-4) and not torch.allclose(states[0], states[2], atol=1e-4)
+
+
+def test_logit_adjustment_of_a_saved_model_takes_the_prior_off_its_bias() -> None:
+    model = backbone.build(NAME, 2).eval()
+    images, _ = two_colours(4)
+    before = backbone.logits(model, images)
+    shift_bias(model, np.array([0.9, 0.1]), tau=2.0)
+    assert np.allclose(backbone.logits(model, images) - before, -2 * np.log([0.9, 0.1]), atol=1e-5)
+
+
+def test_scores_on_val_are_those_of_evaluate() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    logits = rng.normal(size=(60, 3)) + np.eye(3)[labels]
+    expected = scores(softmax(logits, axis=1), Truth(labels, np.arange(60), ["a", "b", "c"], [0, 2]))
+    assert val_scores(logits, labels, [0, 2]) == {key: pytest.approx(expected[key], abs=1e-6) for key in ("macro_f1", "rare_f1", "rare_ap")}
 
 
 def test_duplicate_repeats_real_rare_images_evenly_to_the_count_of_combined() -> None:

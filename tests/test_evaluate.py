@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from stages import evaluate, summary
+from stages.classifier import mix
 from stages.classifier.predictor import Predictor
 from stages.dataset.groups import group_hash, write_seen
 from stages.dataset.table import write_table
@@ -99,8 +100,8 @@ class Workplace:
         write_json(self.models / "base" / "base.json", {"source": "models/base", "known_groups": True, "hash": "h"})
         write_json(self.models / "judge" / "judge.json", {"weights": {"0": {"file": "fold0.safetensors", "sha256": "judge"}}})
         for regime in REGIMES:
-            synthetic = regime in ("synth", "combined")
-            shown = {c: {"real": 100, "synthetic": 10 if synthetic and c in RARE else 0, "oracle": 0} for c in CLASSES}
+            added = {kind: 10 * (regime in by) for kind, by in (("synthetic", mix.SYNTHETIC), ("oracle", (mix.ORACLE,)))}
+            shown = {c: {"real": 100} | {kind: n if c in RARE else 0 for kind, n in added.items()} for c in CLASSES}
             shown["nv"]["real"] = 640 - sum(sum(kinds.values()) for c, kinds in shown.items() if c != "nv")
             aa = [6, 7, 8, 9, 10] if regime == "real" else []
             everyone = [str(s) for s in SEEDS + aa]
@@ -110,7 +111,8 @@ class Workplace:
                 "transform": {"size": SIZE}, "seeds": SEEDS, "aa_seeds": aa, "base_hash": "h", "split_sha256": sha256(self.root / "split.csv"),
                 "weights": {s: {"file": f"seed{s}.safetensors", "sha256": f"{regime}{s}"} for s in everyone},
                 "training": {"steps": 10, "batch": 64, "lr": 0.002, "start_sha256": "s", "class_weighting": 0.5 * (regime == "weighted"),
-                             "randaugment": regime == "randaugment", "selected_step": dict.fromkeys(everyone, 10)},
+                             "randaugment": regime == "randaugment", "real_weight": 1.0, "logit_tau": 0.0, "select": "random",
+                             "selected_step": dict.fromkeys(everyone, 10)},
                 "exposures": dict.fromkeys(everyone, shown), "temperature": dict.fromkeys(everyone, 1.1),
                 "ensemble_temperature": 1.0,
                 "bias": dict.fromkeys(CLASSES, 0.0),
@@ -161,7 +163,17 @@ def test_a_planted_win_from_models_to_words(place: Workplace, monkeypatch: pytes
     assert detail["subgroups"]["sex"]["f"]["accuracy"]["n"] == 48 and detail["subgroups"]["sex"]["f"]["recall"]["df"]["value"] == "too few"
     assert "generator" not in read_json(report / "detail" / "real.json") and "thresholds" not in read_json(report / "detail" / "logit_adjust.json")
     assert {p.name for p in (report / "figures").iterdir()} == {f"{f}.png" for f in ("verdict", "regimes", "roc", "pr", "reliability", "confusion")}
-    assert {p.name for p in (report / "plots").iterdir()} == {"roc.csv", "pr.csv", "reliability.csv", "confusion.csv", "contact.png"}
+    assert {p.name for p in (report / "plots").iterdir()} == {
+        "roc.csv",
+        "pr.csv",
+        "reliability.csv",
+        "confusion.csv",
+        "predictions.parquet",
+        "contact.png",
+    }
+    told = pd.read_parquet(report / "plots" / "predictions.parquet")
+    assert set(told["regime"]) == names | {"aa"} and set(told.loc[told["regime"] == "aa", "seed"]) == {6, 7, 8, 9, 10}
+    assert told[[f"p_{c}" for c in CLASSES]].sum(axis=1).round(6).eq(1).all() and len(told) == 96 * 5 * (len(names) + 1)
     assert set(pd.read_csv(report / "plots" / "roc.csv")["regime"]) == names
     *overlays, confusion, sheet = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     for plot in (*overlays, confusion):  # dvc.yaml names files and columns that are there
@@ -202,9 +214,9 @@ def test_logit_adjustment_takes_the_prior_off(place: Workplace) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("candidate", "duplicate", "evaluate.candidate"), ("regime", "oracel", "evaluate.regime")],
+    [("candidate", "duplicate", "evaluate.candidate"), ("candidate", "oracle", "evaluate.candidate"), ("regime", "oracel", "evaluate.regime")],
 )
-def test_a_control_is_no_candidate(place: Workplace, monkeypatch: pytest.MonkeyPatch, key: str, value: str, message: str) -> None:
+def test_a_control_or_the_oracle_is_no_candidate(place: Workplace, monkeypatch: pytest.MonkeyPatch, key: str, value: str, message: str) -> None:
     place.params["evaluate"][key] = value
     place.write_params(place.params)
     with pytest.raises(UserError, match=message):
@@ -234,6 +246,53 @@ def test_a_control_that_saw_synthetic_images_stops(place: Workplace, monkeypatch
     shown["1"]["df"]["synthetic"], shown["1"]["df"]["real"] = 10, shown["1"]["df"]["real"] - 10
     place.change("duplicate", exposures=shown)
     with pytest.raises(LawError, match="duplicate is a control"):
+        place.run(monkeypatch)
+
+
+def test_a_candidate_that_saw_images_of_the_oracle_stops(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = read_json(place.models / "combined" / "model.json")["exposures"]
+    shown["1"]["df"]["oracle"], shown["1"]["df"]["real"] = 10, shown["1"]["df"]["real"] - 10
+    place.change("combined", exposures=shown)
+    with pytest.raises(LawError, match="combined was shown images of a kind that is not its own"):
+        place.run(monkeypatch)
+
+
+def leave_out(place: Workplace, **reasons: str) -> None:
+    """Make regimes as stage `train` leaves those it does not train."""
+    for regime, reason in reasons.items():
+        (place.models / regime / "model.json").unlink()
+        write_json(place.models / regime / "absent.json", {"regime": regime, "reason": reason})
+
+
+def test_the_oracle_is_the_ceiling_and_the_candidate_may_be_the_curriculum(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = read_json(place.models / "curriculum" / "model.json")
+    place.change("curriculum", skill=3.0, training=info["training"] | {"class_weighting": 0.5, "select": "hard", "first": 0.5})
+    place.change("oracle", skill=5.0)
+    place.params["evaluate"]["candidate"] = "curriculum"
+    place.write_params(place.params)
+    report = place.run(monkeypatch)
+    share = read_json(report / "verdict.json")["oracle_share"]
+    assert all(0.3 < entry["low"] <= entry["value"] <= entry["high"] < 1 for entry in share.values())
+    text = (report / "verdict.md").read_text()
+    assert "Candidate `curriculum`, with class weights in its loss (power 0.5), its synthetic images chosen as `hard`, 5 seeds" in text
+    assert "that `curriculum` recovers: rare F1 " in text
+
+
+def test_data_without_an_oracle_and_controls_that_were_left_out_end_well_and_say_so(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out(place, oracle="no images in split `oracle`", weighted="train_weighted.enabled is false")
+    place.change("combined", skill=6.0)
+    report = place.run(monkeypatch)
+    verdict, text = read_json(report / "verdict.json"), (report / "verdict.md").read_text()
+    assert verdict["oracle_share"] is None and "No oracle: no images in split `oracle`" in text
+    assert verdict["controls"]["weighted"] is None and set(verdict["controls"]) == {"real", "weighted", "duplicate", "randaugment", "logit_adjust"}
+    assert text.splitlines()[0].endswith("synthesis helps (not compared with weighted)") and "Not trained: weighted" in text
+    assert not (report / "metrics/oracle.json").exists()
+    assert set(pd.read_csv(report / "plots" / "confusion.csv")["oracle"]) == {"not trained"}
+
+
+def test_a_candidate_that_was_not_trained_is_named(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out(place, combined="train_combined.enabled is false")
+    with pytest.raises(UserError, match="combined was not trained"):
         place.run(monkeypatch)
 
 

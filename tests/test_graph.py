@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import yaml
 from tests.repository import ROOT, dvc, ran, stubbed
 
 DEFAULT = yaml.safe_load((ROOT / "params.yaml").read_text())
-REGIMES = {"real", "synth", "combined", "weighted", "duplicate", "randaugment"}
+REGIMES = {"real", "synth", "combined", "curriculum", "oracle", "weighted", "duplicate", "randaugment"}
 #: What follows from the synthetic images of one disease.
-DOWNSTREAM = {"train_synth", "train_combined", "evaluate"}
+DOWNSTREAM = {"train_synth", "train_combined", "train_curriculum", "evaluate"}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,15 @@ def test_an_external_set_reruns_its_own_stage_and_evaluate_and_other_data_run_no
     (built / "data/refined/ham10000/file.json").write_text("[]")
     (built / "data/refined/rare_mri/file.json").write_text("[]")
     assert ran(dvc(built, "repro", "evaluate")) == {"external@ham10000", "evaluate"}
+
+
+def test_the_queue_of_the_readme_takes_every_setting_of_the_study(tmp_path: Path) -> None:
+    stage = {"deps": ["stages/train.py"], "params": ["train", "train_combined", "mix"], "outs": ["models/${dataset}/combined"]}
+    folder = stubbed(tmp_path / "repository", {"train_combined": stage})
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("dvc exp run --queue ")]
+    for line in lines:
+        dvc(folder, *shlex.split(line)[1:])
+    assert len(lines) == 3 and dvc(folder, "queue", "status").count("Queued") == 4 + 2 + 2
 
 
 def test_every_stage_says_what_it_does_and_has_its_script_and_its_parameters() -> None:

@@ -168,7 +168,8 @@ def test_plan_refuses_what_the_renderer_does_not_draw(change: dict[str, object],
         phantom.plan(TINY.model_copy(update=change))
 
 
-def test_the_smoke_card_is_the_phantom_card_under_another_name() -> None:
-    one, other = read_card(ROOT / "data/phantom.yaml"), read_card(ROOT / "data/smoke.yaml")
-    assert other.name == "smoke" and "smoke" in other.title
+@pytest.mark.parametrize(("name", "told"), [("smoke", "smoke"), ("proof", "longer run")])
+def test_a_preset_s_card_is_the_phantom_card_under_another_name(name: str, told: str) -> None:
+    one, other = read_card(ROOT / "data/phantom.yaml"), read_card(ROOT / f"data/{name}.yaml")
+    assert other.name == name and told in other.title
     assert other.model_copy(update={"name": one.name, "title": one.title}) == one

@@ -19,7 +19,7 @@ from stages.runtime.errors import UserError
 from stages.runtime.params import Split
 
 ROOT = Path(__file__).parents[1]
-PARAMS = Split(seed=0, val=0.15, cal=0.15, test=0.2, base=0, folds=3, max_images={}, max_train_per_rare_class=None)
+PARAMS = Split(seed=0, val=0.15, cal=0.15, test=0.2, base=0, folds=3, max_images={}, max_train_per_rare_class=None, fold=None)
 
 
 def images(seed: int, groups: dict[str, int], mixed: float = 0.0, most: int = 4) -> pd.DataFrame:
@@ -196,3 +196,28 @@ def test_the_command_writes_a_split_that_the_readers_accept(
     assert "groups per class and part" in told and "warning: no image of rare class vasc in" in told
     split.main()
     assert (tmp_path / "out/split.csv").read_bytes() == first
+
+
+def test_over_the_folds_each_group_outside_base_is_tested_once() -> None:
+    table = images(3, COMMON | RARE)
+    parts = [
+        split.make_split(table, PARAMS.model_copy(update={"fold": k, "base": 60, "max_train_per_rare_class": 8}), ["df", "vasc"])[0]
+        for k in range(PARAMS.test_folds)
+    ]
+    base = {frozenset(out.loc[out["split"] == "base", "group"]) for out in parts}
+    assert len(base) == 1 and PARAMS.test_folds == 5, "one base, outside every fold"
+    tested = pd.concat([out.loc[out["split"] == "test", "group"].drop_duplicates() for out in parts])
+    assert tested.is_unique and set(tested) == set(table["group"]) - next(iter(base))
+    for out in parts:
+        assert one_sided(out)
+        for label in COMMON | RARE:
+            assert {"train", "val", "cal", "test"} <= set(out.loc[out["label"] == label, "split"])
+        assert {"oracle", "reserve"} <= set(out["split"])
+    with pytest.raises(ValueError, match="there are 5, 0 to 4"):
+        Split.model_validate(PARAMS.model_dump() | {"fold": 5})
+
+
+def test_a_fold_of_a_fixed_split_is_refused() -> None:
+    table = images(1, COMMON | RARE).assign(split="train")
+    with pytest.raises(UserError, match="do nothing where the data fix the split"):
+        split.make_split(table, PARAMS.model_copy(update={"fold": 1}), ["df"])

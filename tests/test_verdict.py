@@ -12,7 +12,19 @@ from scipy.special import softmax
 from stages.metrics import report
 from stages.metrics.classification import Truth, over_seeds
 from stages.metrics.intervals import bootstrap
-from stages.metrics.verdict import AA, CONTROLS, WHAT, aa_statement, decide, difference, difference_rows, score_rows, statement
+from stages.metrics.verdict import (
+    AA,
+    CONTROLS,
+    WHAT,
+    aa_statement,
+    decide,
+    difference,
+    difference_rows,
+    oracle_statement,
+    score_rows,
+    share,
+    statement,
+)
 from stages.runtime.markdown import markdown
 from stages.runtime.params import REGIMES
 
@@ -20,8 +32,13 @@ CLASSES = ["df", "mel", "nv"]
 
 
 @cache
-def judge(gain: float, lesions: int = 60, seeds: int = 5, min_seeds: int = 5, behind: str | None = None) -> tuple[dict[str, Any], Truth]:
-    """The verdict on a candidate whose logits of the true class are higher by `gain`; one control, `behind`, is as good as it."""
+def judge(
+    gain: float, lesions: int = 60, seeds: int = 5, min_seeds: int = 5, behind: str | None = None, ceiling: float | None = None
+) -> tuple[dict[str, Any], Truth]:
+    """The verdict on a candidate whose logits of the true class are higher by `gain`; one control, `behind`, is as good as it.
+
+    With `ceiling` there is an oracle, whose logits are higher by that.
+    """
     labels = np.repeat(np.arange(3), lesions)
     truth = Truth(labels, np.arange(3 * lesions), CLASSES, [0])
     hot = np.eye(3)[labels]
@@ -32,6 +49,7 @@ def judge(gain: float, lesions: int = 60, seeds: int = 5, min_seeds: int = 5, be
         return softmax(0.8 * lesion + 0.5 * noise + (1.0 + skill) * hot, axis=-1)
 
     skills = {**dict.fromkeys((*CONTROLS, AA), 0.0), "combined": gain, **({behind: gain} if behind else {})}
+    skills |= {} if ceiling is None else {"oracle": ceiling}
     members = {name: run(k, skill) for k, (name, skill) in enumerate(skills.items())}
     boots = bootstrap(members, truth, 300, seed=0)
     means = {name: over_seeds(p, truth)[0] for name, p in members.items()}
@@ -58,7 +76,7 @@ def test_one_control_that_is_as_good_is_enough_to_refuse(control: str) -> None:
 
 
 def test_both_scores_must_win() -> None:
-    boots = {name: {"rare_f1": np.full((100, 1), 0.5), "rare_ap": np.full((100, 1), 0.5)} for name in CONTROLS}
+    boots: dict[str, Any] = {name: {"rare_f1": np.full((100, 1), 0.5), "rare_ap": np.full((100, 1), 0.5)} for name in CONTROLS}
     boots["combined"] = {"rare_f1": np.full((100, 1), 0.7), "rare_ap": np.full((100, 1), 0.5)}
     means = {name: {score: float(values.mean()) for score, values in found.items()} for name, found in boots.items()}
     again = decide("combined", [1, 2, 3, 4, 5], np.array([60]), [0], means, boots, 5)
@@ -104,6 +122,26 @@ def test_the_file_has_the_keys_of_the_design() -> None:
     assert verdict["n_test_lesions"] == 180 and verdict["oracle_share"] is None
 
 
+def test_the_candidate_recovers_a_share_of_what_the_oracle_gains() -> None:
+    part, all_of_it = (judge(gain=gain, ceiling=1.5)[0] for gain in (0.75, 1.5))
+    for score in ("rare_f1", "rare_ap"):
+        found, whole = part["oracle_share"][score], all_of_it["oracle_share"][score]
+        assert found["low"] <= found["value"] <= found["high"] and 0.2 < found["value"] < 0.9
+        assert whole["value"] == pytest.approx(1, abs=0.15) and whole["low"] < 1 < whole["high"]
+    assert "recovers: rare F1 " in oracle_statement(part) and " to " in oracle_statement(part)
+
+
+def test_an_oracle_that_gains_nothing_has_no_share() -> None:
+    verdict, _ = judge(gain=1.5, ceiling=0.0)
+    assert verdict["oracle_share"] is None and "not given" in oracle_statement(verdict)
+    boots = {name: {"rare_f1": np.full((100, 1), value), "rare_ap": np.full((100, 1), 0.5)} for name, value in
+             (("real", 0.5), ("combined", 0.6), ("oracle", 0.7))}  # fmt: skip
+    means = {name: {score: float(values.mean()) for score, values in found.items()} for name, found in boots.items()}
+    lone = share("combined", means, boots)
+    assert lone is not None and lone["rare_ap"] is None and lone["rare_f1"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert "rare AP not given" in oracle_statement({"candidate": "combined", "oracle_share": lone})
+
+
 def test_the_difference_lies_in_its_interval_and_pairing_narrows_it() -> None:
     verdict, _ = judge(gain=0.5)
     for entry in verdict["controls"]["real"].values():
@@ -131,6 +169,7 @@ def facts(**changes: Any) -> report.Facts:
         "title": "Phantoms", "dataset": "phantom", "phantom": True, "answer": "no evidence that synthesis helps",
         "n_lesions": {"df": 60, "mel": 60, "nv": 60}, "n_images": 180, "rare": ["df"], "bootstrap": 300, "base": base,
         "warnings": ["border brightness alone separates the classes"], "start": "0" * 64, "shortcuts": [],
+        "absent": {"oracle": "none to spare"}, "how": "", "made": "`dvc repro`",
     }  # fmt: skip
     return report.Facts(**{**values, **changes})
 

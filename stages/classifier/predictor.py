@@ -18,6 +18,8 @@ from stages.dataset.groups import read_seen, refuse_overlap
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256
 
+ABSENT = "absent.json"  # in place of a model that is left out
+
 
 def read_weights(folder: Path, weights: dict[str, dict[str, str]], name: str, classes: int) -> dict[str, torch.nn.Module]:
     """Every weight file of `folder` named in `weights` (key: {file, sha256}); `LawError` when one was changed."""
@@ -60,12 +62,19 @@ class Predictor:
         return calibrated(self.members(images).mean(0), self.info)
 
 
+def why_absent(folder: Path) -> str | None:
+    """Why stage `train` trained nothing in `folder`; None when it did."""
+    return str(read_json(folder / ABSENT)["reason"]) if (folder / ABSENT).exists() else None
+
+
 def load(folder: str | Path, split: pd.DataFrame | None = None) -> Predictor:
     """The model in `folder`, its weights checked against model.json and, given `split`, its groups against the sealed parts.
 
     Raises `UserError` when there is no model, `LawError` when it was tampered with or has seen a sealed group.
     """
     folder = Path(folder)
+    if reason := why_absent(folder):
+        raise UserError(f"{folder} holds no model: {reason}")
     if not (folder / "model.json").exists():
         raise UserError(f"{folder} holds no model.json: train it with `dvc repro` (or `make reproduce`)")
     info = read_json(folder / "model.json")

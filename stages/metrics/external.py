@@ -88,6 +88,7 @@ def entry(
         "regimes": {
             name: {score: details[name]["intervals"][score] for score in SCORES} | {k: metrics[name][k] for k in ("macro_f1", "accuracy", "ece")}
             for name in WHAT
+            if name in details
         },
     }
 

@@ -27,6 +27,8 @@ COLOURS = {
     "logit_adjust": "#b279a2",
     "synth": "#eeca3b",
     "combined": "#e45756",
+    "curriculum": "#f58518",
+    "oracle": "#9d755d",
 }
 
 
@@ -45,7 +47,7 @@ def heading(figure: Figure, text: str) -> None:
 
 def draw_verdict(verdict: Mapping[str, Any], title: str, path: Path) -> None:
     """The candidate minus each control with 95% intervals, and A/A: a row each, a panel a score."""
-    rows = {f"minus {name}": found for name, found in verdict["controls"].items()}
+    rows = {f"minus {name}": found for name, found in verdict["controls"].items() if found}
     if verdict["aa"] is not None:
         rows["A/A: real minus real"] = verdict["aa"]
     names, y = list(rows), np.arange(len(rows))[::-1]
@@ -91,6 +93,34 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
         axis.set(xlabel=x, ylabel=y, title=disease, xlim=(0, 1), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=8)
+    heading(figure, title)
+    save(figure, path)
+
+
+def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Scores on val over each knob: a column a knob, a row a score, a line a regime, bars the 95% intervals.
+
+    `tries` as in study.json (regime, changes, val); those that change several knobs at once stand in the table alone.
+    """
+    knobs: dict[str, dict[str, list[tuple[Any, Mapping[str, Any]]]]] = {}
+    for one in tries:
+        changed = pd.json_normalize(one["changes"]).iloc[0].to_dict()
+        if len(changed) == 1:
+            ((name, setting),) = changed.items()
+            of_knob = knobs.setdefault(name.removeprefix(f"train_{one['regime']}."), {})
+            of_knob.setdefault(one["regime"], []).append((setting, one["val"]))
+    figure, axes = plt.subplots(len(SCORES), len(knobs), figsize=(3.2 * len(knobs) + 1, 5.5), sharey="row", squeeze=False, layout="constrained")
+    for column, (knob, lines) in zip(axes.T, knobs.items(), strict=True):
+        for axis, (score, label) in zip(column, SCORES.items(), strict=True):
+            for regime, points in lines.items():
+                x = [str(setting) if isinstance(setting, str | bool) else setting for setting, _ in points]
+                y = np.array([val[score]["value"] for _, val in points])
+                low, high = (np.array([val[score][end] for _, val in points]) for end in ("low", "high"))
+                reach = np.maximum([y - low, high - y], 0)
+                axis.errorbar(x, y, reach, label=regime, color=COLOURS[regime], marker="o", ms=4, lw=1.4, capsize=2)
+            axis.set(xlabel=knob, ylabel=f"{label} on val")
+            axis.grid(alpha=0.3)
+        column[0].legend(fontsize=7)
     heading(figure, title)
     save(figure, path)
 

@@ -22,6 +22,12 @@ def interval(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def with_interval(value: float, values: Floats) -> dict[str, float]:
+    """`value` with the percentile interval of its bootstrap `values` (B,), six digits."""
+    low, high = interval(values)
+    return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6)}
+
+
 def lesion_weights(strata: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """How often each lesion is drawn, (G, B): lesions are drawn with replacement within their stratum (class) (G,)."""
     weights = np.zeros((len(strata), resamples))

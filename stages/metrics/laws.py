@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stages.classifier.mix import SYNTHETIC
+from stages.classifier.mix import ORACLE, SYNTHETIC
 from stages.dataset.groups import SEALED
 from stages.runtime.errors import LawError
 
 #: What may differ between two regimes' training: what makes them regimes, and the step that val chose.
-OWN = ("class_weighting", "randaugment", "selected_step")
+OWN = ("class_weighting", "randaugment", "real_weight", "logit_tau", "first", "select", "selected_step")
 #: What must be the same in the record (model.json) of every regime.
 SHARED = ("dataset", "phantom", "classes", "rare", "backbone", "transform", "seeds", "base_hash")
 
@@ -52,7 +52,8 @@ def check_pixels(test: NDArray[np.uint8], synthetic: NDArray[np.uint8], where: s
 
 
 def check_budgets(infos: Mapping[str, Mapping[str, Any]]) -> None:
-    """Law 2: the records `infos` (model.json by regime) tell of equal training, exposures and seeds, and controls saw no synthetic image."""
+    """Law 2: the records `infos` (model.json by regime) tell of equal training, exposures and seeds; synthetic images and the oracle's
+    were shown to their own regimes alone."""
     first = next(iter(infos))
     for regime, info in infos.items():
         for key in sorted((set(info["training"]) | set(infos[first]["training"])) - set(OWN)):
@@ -67,8 +68,10 @@ def check_budgets(infos: Mapping[str, Mapping[str, Any]]) -> None:
             budget = info["training"]["steps"] * info["training"]["batch"]
             if total != budget:
                 raise LawError(f"unequal steps: {regime}, seed {seed}, was shown {total} images, not the {budget} of its steps and batch")
-            if regime not in SYNTHETIC and any(kinds.get("synthetic") or kinds.get("oracle") for kinds in shown.values()):
-                raise LawError(f"{regime} is a control and was shown images that are not its own real ones")
+            foreign = [kind for kind, by in (("synthetic", SYNTHETIC), ("oracle", (ORACLE,))) if regime not in by]
+            if any(kinds.get(kind) for kinds in shown.values() for kind in foreign):
+                control = "" if regime in (*SYNTHETIC, ORACLE) else "is a control and "
+                raise LawError(f"{regime} {control}was shown images of a kind that is not its own")
 
 
 def check_origin(infos: Mapping[str, Mapping[str, Any]], split_sha256: str) -> None:

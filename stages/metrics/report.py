@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stages.classifier.mix import KINDS
 from stages.metrics import figures
 from stages.metrics.classification import LEAST_LESIONS
-from stages.metrics.verdict import WHAT, aa_statement, difference_rows, number, score_rows
+from stages.metrics.verdict import ORACLE, WHAT, aa_statement, difference_rows, number, oracle_statement, score_rows
 from stages.runtime.markdown import markdown
 
 SMOKE = "SMOKE RUN: checks the machinery, says nothing about synthesis"
@@ -23,7 +24,8 @@ UNKNOWN = "pre-training set unknown, may contain public test images"
 @dataclass(frozen=True)
 class Facts:
     """What the report says besides scores. `base` is base.json, `start` what the classifiers started from, `warnings` those of the data report,
-    `shortcuts` those of them that say that a model can score well without seeing the disease."""
+    `shortcuts` those of them that say that a model can score well without seeing the disease, `absent` why a regime was not trained,
+    `how` (`candidate_how`) what else the candidate's training has, `made` by what command this was made."""
 
     title: str
     dataset: str
@@ -37,6 +39,9 @@ class Facts:
     warnings: Sequence[str]
     shortcuts: Sequence[str]
     start: str
+    absent: Mapping[str, str]
+    how: str
+    made: str
 
     @property
     def smoke(self) -> bool:
@@ -49,6 +54,18 @@ class Facts:
         return "; ".join([self.title, *([SMOKE] if self.smoke else []), *([PHANTOM] if self.phantom else [])])
 
 
+def candidate_how(training: Mapping[str, Any]) -> str:
+    """What sets the candidate's training (model.json) apart besides its images, in words; empty when nothing does."""
+    told = [
+        f"class weights in its loss (power {training['class_weighting']:g})" if training["class_weighting"] else "",
+        "RandAugment" if training["randaugment"] else "",
+        f"logit adjustment (tau {training['logit_tau']:g})" if training["logit_tau"] else "",
+        f"real images weighing {training['real_weight']:g} times a synthetic one" if training["real_weight"] != 1 else "",
+        f"its synthetic images chosen as `{training['select']}`" if training["select"] != "random" else "",
+    ]
+    return ", ".join(part for part in told if part)
+
+
 def rare_exposures(detail: Mapping[str, Any], rare: Sequence[str], kind: str) -> float:
     """How many images of `kind` of the rare classes a run was shown, repeats counted; the mean over the regime's seeds."""
     return float(np.mean([sum(detail["exposures"][str(s)][d][kind] for d in rare) for s in detail["seeds"]]))
@@ -56,9 +73,9 @@ def rare_exposures(detail: Mapping[str, Any], rare: Sequence[str], kind: str) ->
 
 def exposure_rows(details: Mapping[str, Mapping[str, Any]], rare: Sequence[str]) -> list[list[str]]:
     """Per regime: what it is, rare images shown by kind, and the score intervals."""
-    rows = [["regime", "real rare images shown in training", "synthetic ones", "rare F1, 95%", "rare AP, 95%", "what it is"]]
+    rows = [["regime", "real rare images shown in training", "synthetic ones", "the oracle's", "rare F1, 95%", "rare AP, 95%", "what it is"]]
     for name, detail in details.items():
-        shown = [f"{rare_exposures(detail, rare, kind):.0f}" for kind in ("real", "synthetic")]
+        shown = [f"{rare_exposures(detail, rare, kind):.0f}" for kind in KINDS]
         scores = [f"{number(i['low'])} to {number(i['high'])}" for i in (detail["intervals"][s] for s in ("rare_f1", "rare_ap"))]
         rows.append([name, *shown, *scores, WHAT[name]])
     return rows
@@ -66,14 +83,14 @@ def exposure_rows(details: Mapping[str, Mapping[str, Any]], rare: Sequence[str])
 
 def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
     """What a reader must know before believing the answer."""
-    widest = max((e["high"] - e["low"]) / 2 for found in verdict["controls"].values() for e in found.values())
+    widest = max((e["high"] - e["low"]) / 2 for found in verdict["controls"].values() if found for e in found.values())
     few = [f"{d} ({facts.n_lesions[d]})" for d in facts.rare if facts.n_lesions[d] < LEAST_LESIONS]
     lines = [
         f"The intervals reach up to {widest:.3f} to either side: a smaller gain than that could easily be missed.",
         "The candidate is `evaluate.candidate` of params.yaml; no program can check that it was set before test was read.",
         f"{len(verdict['seeds'])} seeds tell little of how much seeds vary, and each disease has one LoRA, whose own variation no interval holds: "
         "a bound that only just misses zero is weak.",
-        "The oracle's share is not given: no oracle is trained.",
+        *(f"Not trained: {name} ({reason})." for name, reason in sorted(facts.absent.items()) if name != ORACLE),
         "Scores at argmax are means over seeds. logit_adjust has no temperature of its own, so its ECE is no rival to the others'.",
     ]
     if few:
@@ -98,11 +115,11 @@ def document(
 ) -> str:
     """verdict.md: the answer in the first line, then the picture, the tables, the sections on `external` sets, and what limits them."""
     seeds, rare = verdict["seeds"], ", ".join(f"{d} ({facts.n_lesions[d]} lesions)" for d in facts.rare)
-    ran = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
+    ran, how = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}", f", with {facts.how}" if facts.how else ""
     parts = [
         f"# {SMOKE + '. ' if facts.smoke else ''}{facts.title}: {facts.answer}",
         *(f"**Before you read on: {text}. No score below is proof that the disease is seen.**" for text in facts.shortcuts),
-        f"Candidate `{verdict['candidate']}`, {ran}, {verdict['n_test_lesions']} test lesions ({facts.n_images} images), of them rare: {rare}.",
+        f"Candidate `{verdict['candidate']}`{how}, {ran}, {verdict['n_test_lesions']} test lesions ({facts.n_images} images), of them rare: {rare}.",
         "![The candidate against each control](figures/verdict.png)",
         "## The candidate against each control",
         "Difference in the mean over seeds, with a paired 95% interval from a bootstrap of seeds and lesions (stratified by class, "
@@ -110,6 +127,7 @@ def document(
         f"and {LEAST_LESIONS} test lesions of each rare class.",
         markdown(difference_rows(verdict)),
         aa_statement(verdict),
+        oracle_statement(verdict, facts.absent.get(ORACLE)),
         "## The regimes",
         markdown(score_rows(metrics)),
         "Rare F1 is the unweighted mean of the rare classes' one-vs-rest F1 at argmax; rare AP that of their average precision.",
@@ -118,8 +136,7 @@ def document(
         "## What limits this answer",
         "\n".join(f"- {line}" for line in caveats(verdict, facts)),
         "## How it was made",
-        "`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
-        "`reports/experiments.md` lists the evaluations.",
+        facts.made,
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -20,9 +20,11 @@ WHAT = {
     "logit_adjust": "the models of real, their logits shifted by the class prior of train (Menon et al. 2021), with real's temperature",
     "synth": "common classes real, rare classes synthetic only",
     "combined": "real images, and synthetic ones of the rare classes",
+    "curriculum": "common classes real and rare classes synthetic first, then real images alone; in all as many steps",
+    "oracle": "real images, and fresh real ones of the rare classes in place of combined's synthetic ones: the ceiling",
 }
 CONTROLS = ("real", "weighted", "duplicate", "randaugment", "logit_adjust")
-AA = "aa"
+AA, ORACLE = "aa", "oracle"
 SCORES = {"rare_f1": "rare F1", "rare_ap": "rare AP"}
 DIGITS = 6
 Boots = Mapping[str, Mapping[str, NDArray[np.float64]]]
@@ -49,6 +51,24 @@ def differs(aa: Mapping[str, Mapping[str, float]] | None) -> bool:
     return aa is not None and (over_zero(aa) or all(aa[score]["high"] < 0 for score in SCORES))
 
 
+def share(candidate: str, means: Mapping[str, Mapping[str, float]], boots: Boots) -> dict[str, dict[str, float] | None] | None:
+    """Per score, (candidate - real) / (oracle - real): the share of the oracle's gain that the candidate recovers (1 is all), with
+    the paired 95% bootstrap interval of the ratio. None for a score on which the oracle's gain has no lower bound over zero; None for
+    all where there is no oracle, or no such score.
+    """
+    if ORACLE not in boots:
+        return None
+    gain = difference(ORACLE, "real", means, boots)
+    found: dict[str, dict[str, float] | None] = dict.fromkeys(SCORES)
+    for score in (score for score in SCORES if gain[score]["low"] > 0):
+        real = boots["real"][score].mean(1)
+        whole, part = boots[ORACLE][score].mean(1) - real, boots[candidate][score].mean(1) - real
+        low, high = interval(part / np.where(whole == 0, np.finfo(float).eps, whole))
+        value = (means[candidate][score] - means["real"][score]) / gain[score]["diff"]
+        found[score] = {"value": round(float(value), DIGITS), "low": round(low, DIGITS), "high": round(high, DIGITS)}
+    return found if any(found.values()) else None
+
+
 def decide(
     candidate: str,
     seeds: Sequence[int],
@@ -61,19 +81,20 @@ def decide(
     """verdict.json. `n_lesions` (C,) test lesions per class; `means` and `boots` by regime, with the key "aa" where real's second seeds exist.
 
     `helps` needs the lower bound over zero against every control on both scores, at least `min_seeds` seeds, 30 test
-    lesions of each rare class, and no A/A that differs on both scores. `oracle_share` is null: no oracle is trained.
+    lesions of each rare class, and no A/A that differs on both scores. A control that was left out of training is null, and
+    `statement` names it. `oracle_share` as in `share`.
     """
-    controls = {name: difference(candidate, name, means, boots) for name in CONTROLS}
+    controls = {name: difference(candidate, name, means, boots) if name in boots else None for name in CONTROLS}
     enough = len(seeds) >= min_seeds and all(n_lesions[c] >= LEAST_LESIONS for c in rare)
     aa = difference(AA, "real", means, boots) if AA in boots else None
     return {
         "candidate": candidate,
         "seeds": list(seeds),
         "n_test_lesions": int(n_lesions.sum()),
-        "helps": enough and not differs(aa) and all(over_zero(found) for found in controls.values()),
+        "helps": enough and not differs(aa) and all(over_zero(found) for found in controls.values() if found),
         "controls": controls,
         "aa": aa,
-        "oracle_share": None,
+        "oracle_share": share(candidate, means, boots),
     }
 
 
@@ -85,7 +106,10 @@ def statement(verdict: Mapping[str, Any], fewest: int, min_seeds: int) -> str:
         return f"no claim: too few lesions ({fewest} of {LEAST_LESIONS} in the smallest rare class)"
     if differs(verdict["aa"]):
         return "no claim: real against real differs"
-    return "synthesis helps" if verdict["helps"] else "no evidence that synthesis helps"
+    if not verdict["helps"]:
+        return "no evidence that synthesis helps"
+    untold = [name for name in CONTROLS if verdict["controls"][name] is None]
+    return "synthesis helps" + (f" (not compared with {', '.join(untold)})" if untold else "")
 
 
 def aa_statement(verdict: Mapping[str, Any]) -> str:
@@ -99,6 +123,22 @@ def aa_statement(verdict: Mapping[str, Any]) -> str:
     if lone:
         return f"{what}: no evidence of a difference on both scores, but {lone[0]} leaves zero out: seeds vary more than so few of them tell."
     return f"{what}: no evidence of a difference, as it must be."
+
+
+def oracle_statement(verdict: Mapping[str, Any], reason: str | None = None) -> str:
+    """How much of the oracle's gain the candidate recovers; `reason` says why there is no oracle, where there is none."""
+    if reason:
+        return f"No oracle: {reason}. So nobody can say how much better fresh real images would have been."
+    found = verdict["oracle_share"]
+    if found is None:
+        return "The oracle's share is not given: fresh real images in place of the synthetic ones show no gain over real beyond zero."
+    told = [
+        f"{label} {e['value']:.0%} ({e['low']:.0%} to {e['high']:.0%})"
+        if (e := found[score])
+        else f"{label} not given, as the oracle gains nothing beyond zero"
+        for score, label in SCORES.items()
+    ]
+    return f"Share of the oracle's gain over real (fresh real images in place of the synthetic ones) that `{verdict['candidate']}` recovers: {'; '.join(told)}."
 
 
 def number(value: float) -> str:
@@ -121,7 +161,7 @@ def score_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
 def difference_rows(verdict: Mapping[str, Any]) -> list[list[str]]:
     """The candidate minus each control, and A/A, with intervals."""
     rows = [["difference", *SCORES.values()]]
-    pairs = [(f"{verdict['candidate']} minus {name}", verdict["controls"][name]) for name in CONTROLS]
+    pairs = [(f"{verdict['candidate']} minus {name}", verdict["controls"][name]) for name in CONTROLS if verdict["controls"][name]]
     if verdict["aa"] is not None:
         pairs.append(("A/A: real minus real", verdict["aa"]))
     return rows + [[name, *(signed(found[score]) for score in SCORES)] for name, found in pairs]

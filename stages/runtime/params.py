@@ -6,15 +6,18 @@ An unknown key, a missing key or a value of the wrong type (`1e-4` is a string t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from stages.runtime.checked import explain, read_yaml
 from stages.runtime.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Natural = Annotated[int, Field(ge=0)]
+#: An unquoted `off` is false to YAML.
+Selection = Annotated[Literal["off", "random", "easy", "hard"], BeforeValidator(lambda value: "off" if value is False else value)]
+LOGIT_ADJUST = "logit_adjust"  # a control that is no training of its own
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -102,7 +105,8 @@ class Split(Block):
     """Shares of the groups per part (`train` takes the rest); `base` counts images of common classes.
 
     `max_images` caps what enters at all, per class (null: all); a capped class keeps whole groups, drawn by `seed`.
-    Of the surplus over `max_train_per_rare_class`, half goes to `oracle` and half to `reserve`.
+    Of the surplus over `max_train_per_rare_class`, half goes to `oracle` and half to `reserve`. `folds` are train's, for the judge; `fold`
+    (0 on; null: no folds) makes test the one of `test_folds` equal parts, which `python -m stages.folds` goes through.
     """
 
     seed: Natural
@@ -113,6 +117,18 @@ class Split(Block):
     folds: Annotated[int, Field(ge=2)]
     max_images: dict[str, PositiveInt]
     max_train_per_rare_class: PositiveInt | None
+    fold: Natural | None
+
+    @property
+    def test_folds(self) -> int:
+        """How many folds of test there are: as many as its share fits into the whole."""
+        return round(1 / self.test) if self.test else 1
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Split:
+        if self.fold is not None and not self.fold < self.test_folds:
+            raise ValueError(f"fold is {self.fold}, and with test: {self.test} there are {self.test_folds}, 0 to {self.test_folds - 1}")
+        return self
 
 
 class DataReport(Block):
@@ -197,9 +213,13 @@ class Generate(Block):
 
 
 class Mix(Block):
-    """How many synthetic (or duplicated) images each rare class gets, per seed."""
+    """How many synthetic (or duplicated, or fresh real) images each rare class gets, per seed, and which synthetic ones.
+
+    `select`: "random" of the accepted ones, "easy" (the judge is surest) or "hard" (least sure) ones of them, or "off", without the filter.
+    """
 
     per_class: PositiveInt
+    select: Selection
 
 
 class Train(Block):
@@ -219,8 +239,12 @@ class Train(Block):
 
 
 class Regime(Block):
-    """What sets one regime apart: class weights in the loss (inverse frequency to the power given; 0 is none), RandAugment."""
+    """What sets one regime apart: class weights in the loss (inverse frequency to the power given; 0 is none), RandAugment.
 
+    One that is not `enabled` is left out of training and verdict, and both say so.
+    """
+
+    enabled: bool
     class_weighting: Share
     randaugment: bool
 
@@ -229,6 +253,20 @@ class RealRegime(Regime):
     """`aa_seeds` are trained beside `train.seeds` for real against real (A/A)."""
 
     aa_seeds: list[PositiveInt]
+
+
+class SyntheticRegime(Regime):
+    """A regime that may be the candidate: `real_weight` is the loss weight of a real image, a synthetic one's is 1; `logit_tau` puts logit
+    adjustment on top (0 is none), as `class_weighting` does class weights."""
+
+    real_weight: PositiveFloat
+    logit_tau: Annotated[float, Field(ge=0)]
+
+
+class Curriculum(SyntheticRegime):
+    """`first` is the share of the steps on synthetic rare images; the rest is on real ones alone."""
+
+    first: Annotated[float, Field(gt=0, lt=1)]
 
 
 class Evaluate(Block):
@@ -244,6 +282,27 @@ class Evaluate(Block):
     logit_tau: PositiveFloat
     seed: Natural
     external: list[DatasetName]
+
+
+class Study(Block):
+    """Tries on val (`python -m stages.study`): by regime a list of changes to these parameters, as many for one regime as for another.
+
+    A try may change `mix` and the regime's own block, the control logit_adjust `evaluate.logit_tau`; what all regimes share it may not.
+    """
+
+    seeds: list[PositiveInt] = Field(min_length=1)
+    tries: dict[str, list[dict[str, Any]]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _equal_care(self) -> Study:
+        if len({len(tries) for tries in self.tries.values()}) > 1:
+            raise ValueError(f"unequal tries: {', '.join(f'{name} has {len(tries)}' for name, tries in self.tries.items())}")
+        for name, tries in self.tries.items():
+            own = {"mix", "evaluate" if name == LOGIT_ADJUST else f"train_{name}"}
+            other = sorted({key for changes in tries for key in changes} - own)
+            if other:
+                raise ValueError(f"a try of {name} changes {other[0]}; it may change {' and '.join(sorted(own))} only")
+        return self
 
 
 class Params(Block):
@@ -264,11 +323,14 @@ class Params(Block):
     train: Train
     train_real: RealRegime
     train_synth: Regime
-    train_combined: Regime
+    train_combined: SyntheticRegime
+    train_curriculum: Curriculum
+    train_oracle: Regime
     train_weighted: Regime
     train_duplicate: Regime
     train_randaugment: Regime
     evaluate: Evaluate
+    study: Study
     pretrain: Pretrain
 
     @model_validator(mode="after")
@@ -282,6 +344,12 @@ class Params(Block):
         seeds = self.train.seeds + self.train_real.aa_seeds
         if len(set(seeds)) != len(seeds):
             raise ValueError("train.seeds and train_real.aa_seeds share a seed; real against real needs different ones")
+        unknown = sorted(set(self.study.tries) - {*REGIMES, LOGIT_ADJUST})
+        if unknown:
+            raise ValueError(f"study.tries names {unknown[0]}, which is no regime")
+        left_out = [name for name in ("real", self.evaluate.candidate) if name in REGIMES and not self.regime(name).enabled]
+        if left_out:
+            raise ValueError(f"train_{left_out[0]}.enabled is false, and there is no verdict without {left_out[0]}")
         return self
 
     def regime(self, name: str) -> Regime:
