@@ -2,8 +2,8 @@
 
 In:  dataset card, refined images, split, base (starting weights), for synth and combined the synthetic images.
 Out: MIX (seed, id, label, kind: what each seed trains on, one row per image, written first);
-     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, temperatures, class bias, thresholds, conformal
-     quantiles, priors, hashes), groups_seen.txt.
+     OUT_DIR/seed<k>.safetensors, ood.safetensors (what known images look like), model.json (classes, transform, exposures,
+     temperatures, class bias, thresholds, conformal quantiles, out-of-distribution limits, priors, hashes), groups_seen.txt.
 
     python -m stages.train REGIME CARD REFINED SPLIT BASE_DIR MIX OUT_DIR [--synthetic DIR]
 """
@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score
 
-from stages.classifier import backbone, mix
+from stages.classifier import backbone, mix, ood
 from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_shift, fit_temperature, shift
 from stages.classifier.fit import Recipe, batches, class_weights, fit
 from stages.classifier.predictor import tempered
@@ -140,6 +141,8 @@ def main() -> None:
     out = fresh(args.out_dir)
     cal = split[split["split"] == "cal"]
     cal_images = decode(table.loc[cal["id"]], params.refine.size)
+    train = split[split["split"] == "train"]
+    train_images, train_labels = decode(table.loc[train["id"]], params.refine.size), np.asarray(train["label"].map(number), np.int64)
 
     def learn(seed: int, tick: Tick) -> dict[str, Any]:
         mine = rows[rows["seed"] == seed]
@@ -156,22 +159,31 @@ def main() -> None:
         step = fit(model, pixels[index], labels, recipe, score=score, tick=lambda: tick(1))
         path = out / f"seed{seed}.safetensors"
         backbone.save(model, path, half=True)
+        model = backbone.load(t.backbone, len(classes), path)
+        mean, precision = ood.gaussian(backbone.texture(model, train_images), train_labels, len(classes))
         return {
             "step": step,
             "weights": {"file": path.name, "sha256": sha256(path)},
             "exposures": exposures(labels, mine["kind"].to_numpy(str), classes, recipe),
-            "cal": backbone.logits(backbone.load(t.backbone, len(classes), path), cal_images),
+            "cal": backbone.logits(model, cal_images),
+            "known": {f"mean{seed}": mean, f"precision{seed}": precision},
+            "distance": ood.distances(backbone.texture(model, cal_images), mean, precision),
         }
 
     learned = each(learn, everyone, params.threads, f"train {args.regime}", "step", t.steps * len(everyone))
     of_seed = dict(zip(map(str, everyone), learned, strict=True))
 
     # --- calibration, and the record
+    ensemble = learned[: len(plan["seeds"])]
+    save_file({name: values for one in ensemble for name, values in one["known"].items()}, out / ood.FILE)
+    distance = np.mean([one["distance"] for one in ensemble], axis=0)
+    cal_labels = np.asarray(cal["label"].map(number), np.int64)
     write_seen(out, seen | {group_hash(g) for g in split.loc[split["split"] == "train", "group"]})
     count_train = rows.loc[rows["seed"] == everyone[0], "label"].value_counts()
     plan["training"]["selected_step"] = {s: one["step"] for s, one in of_seed.items()}
     plan |= {
         **calibrate(np.stack([one["cal"] for one in learned]), cal, classes, plan["rare"], plan["seeds"], everyone),
+        "ood": {"sha256": sha256(out / ood.FILE), **ood.fit(distance, cal_images, cal_labels, classes)},
         "weights": {s: one["weights"] for s, one in of_seed.items()},
         "exposures": {s: one["exposures"] for s, one in of_seed.items()},
         "prior_train": {c: round(float(count_train.get(c, 0) / count_train.sum()), 6) for c in classes},

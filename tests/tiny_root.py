@@ -6,12 +6,14 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.artifacts import dvc_hash
 from stages.imaging.phantoms import CLASSES, RARE, draw_lesion, render, rng_for
-from stages.runtime.files import sha256, write_json, write_text
+from stages.runtime.files import read_json, sha256, write_json, write_text
 
 REPOSITORY = Path(__file__).parents[1]
 BACKBONE = "mobilenetv3_small_050"
@@ -70,6 +72,32 @@ def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom"
         "groups_sha256": sha256(folder / "groups_seen.txt"),
     }
     write_json(folder / "model.json", info)
+
+
+def drawings(key: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """`count` drawn lesions a class, (N, SIZE, SIZE, 3), and their class numbers (N,); another `key` gives others."""
+    names = [(label, f"{key} {k}") for label in CLASSES for k in range(count)]
+    images = [render(draw_lesion(label, rng_for(label, name)), rng_for("photograph", label, name), SIZE).pixels for label, name in names]
+    return np.stack(images), np.array([CLASSES.index(label) for label, _ in names], np.int64)
+
+
+def add_known(folder: Path, count: int = 20) -> None:
+    """Give the model of `write_model` its record of known images, from `count` drawn lesions a class for train and as many for cal."""
+    from safetensors.numpy import save_file
+
+    from stages.classifier import backbone, ood
+
+    info = read_json(folder / "model.json")
+    (train, train_labels), (cal, cal_labels) = drawings("train", count), drawings("cal", count)
+    known, distances = {}, []
+    for seed in info["seeds"]:
+        model = backbone.load(BACKBONE, len(CLASSES), folder / f"seed{seed}.safetensors")
+        mean, precision = ood.gaussian(backbone.texture(model, train), train_labels, len(CLASSES))
+        known |= {f"mean{seed}": mean, f"precision{seed}": precision}
+        distances.append(ood.distances(backbone.texture(model, cal), mean, precision))
+    save_file(known, folder / ood.FILE)
+    record = ood.fit(np.mean(distances, axis=0), cal, cal_labels, list(CLASSES))
+    write_json(folder / "model.json", info | {"ood": {"sha256": sha256(folder / ood.FILE), **record}})
 
 
 def write_reports(folder: Path) -> None:

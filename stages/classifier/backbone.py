@@ -83,6 +83,23 @@ def features(folder: Path, images: NDArray[np.uint8], batch: int = 64) -> NDArra
 
 
 @torch.no_grad()
+def texture(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
+    """Mean and standard deviation of each channel over the map at stride 8 (or the nearest to it), (N, 2D), of (N, H, W, 3) uint8 images.
+
+    So early a layer still sees what an image is made of; the last ones keep only what tells the classes apart.
+    """
+    model = model.eval().to(device(), memory_format=torch.channels_last)
+    strides = [stage["reduction"] for stage in model.feature_info]
+    index = min(range(len(strides)), key=lambda k: abs(strides[k] - 8))
+    parts = []
+    for i in range(0, len(images), batch):
+        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
+        (found,) = model.forward_intermediates(normalise(x.to(device())), indices=[index], intermediates_only=True, stop_early=True)
+        parts.append(torch.cat([found.mean((2, 3)), found.std((2, 3), correction=0)], 1).double().cpu())
+    return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
 def logits(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
     """Logits (N, C) of (N, H, W, 3) uint8 images."""
     model = model.eval().to(device(), memory_format=torch.channels_last)
