@@ -23,7 +23,7 @@ from stages.runtime import determinism
 import numpy as np
 import pandas as pd
 
-from stages.classifier.prediction import Result, open_model, predict
+from stages.classifier.prediction import Result, answers, open_model
 from stages.classifier.predictor import Predictor
 from stages.classifier.reading import read_files
 from stages.imaging.decode import Refused, Unusable
@@ -71,16 +71,16 @@ def table_rows(predictor: Predictor, source: Path, files: list[Path]) -> Iterato
     readings = read_files(files, predictor.size, len(os.sched_getaffinity(0)))
     while batch := list(islice(readings, BATCH)):
         images = [reading for _, reading in batch if not isinstance(reading, Refused)]
-        found = zip(predictor.refusals(np.stack(images)), predict(predictor, np.stack(images)), strict=True) if images else iter(())
+        told = iter(answers(predictor, np.stack(images)) if images else [])
         for path, reading in batch:
             # Names on disk are bytes; those that are not UTF-8 are shown with escapes.
             name = path.name if path == source else path.relative_to(source).as_posix()
             row = {"file": os.fsencode(name).decode("utf-8", "backslashreplace")}
-            if isinstance(reading, Refused):
-                yield row | {"status": "refused" if isinstance(reading, Unusable) else "error", "reason": str(reading)}
-                continue
-            why, result = next(found)
-            yield row | ({"status": "refused", "reason": why} if why else {"status": "ok", "reason": "", **fields(result)})
+            answer = reading if isinstance(reading, Refused) else next(told)
+            if isinstance(answer, Refused):
+                yield row | {"status": "refused" if isinstance(answer, Unusable) else "error", "reason": str(answer)}
+            else:
+                yield row | {"status": "ok", "reason": "", **fields(answer)}
 
 
 def fields(result: Result) -> dict[str, str]:

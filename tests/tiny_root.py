@@ -130,6 +130,7 @@ def build(root: Path) -> Path:
     write_text(root / "data" / "smoke.yaml", yaml.safe_dump(card | {"name": "smoke"}))
     for name, regime in (("phantom", "combined"), ("phantom", "real"), ("smoke", "combined")):
         write_model(root / "models" / name / regime, regime, name)
+    add_known(root / "models" / "phantom" / "combined", 10)
     write_reports(root / "reports" / "phantom")
     outs = [f"reports/phantom/{name}" for name in ("metrics", "figures", "verdict.md", "verdict.json")]
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real", *outs)
