@@ -12,26 +12,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
-from stages.classifier import ood
+from stages.classifier import backbone, ood
 from stages.classifier.predictor import Predictor, load
 from stages.classifier.reading import read
 from stages.imaging.decode import Unusable
+from stages.imaging.phantoms import CLASSES
 from stages.imaging.refining import encode_png
 from stages.runtime.errors import LawError
-from tests.tiny_root import SIZE, add_known, drawings, write_model
+from tests.tiny_root import REPOSITORY, SIZE, add_known, drawings, known_images, write_model
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "combined"
-    write_model(path)
-    add_known(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def predictor(folder: Path) -> Predictor:
-    return load(folder)
+def predictor() -> Predictor:
+    """The shipped backbone, from which every regime starts, as an ensemble of one."""
+    network = backbone.build("test_resnet", len(CLASSES), REPOSITORY / "models/base/backbone")
+    known, record = known_images({"1": network}, 20)
+    return Predictor({"classes": list(CLASSES), "seeds": [1], "transform": {"size": SIZE}, "ood": record}, {"1": network}, known)
 
 
 def share(predictor: Predictor, images: NDArray[np.uint8]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -81,29 +82,39 @@ def drawings(key: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     return np.stack(images), np.array([CLASSES.index(label) for label, _ in names], np.int64)
 
 
-def add_known(folder: Path, count: int = 20) -> None:
-    """Give the model of `write_model` its record of known images, from `count` drawn lesions a class for train and as many for cal."""
+def known_images(networks: dict[str, Any], count: int) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """What `networks` by seed know their images by, and its record, from `count` drawn lesions a class for train and as many for cal."""
+    from stages.classifier import backbone, ood
+
+    (train, train_labels), (cal, cal_labels) = drawings("train", count), drawings("cal", count)
+    known, distances = {}, []
+    for seed, network in networks.items():
+        mean, precision = ood.gaussian(backbone.texture(network, train), train_labels, len(CLASSES))
+        known |= {f"mean{seed}": mean, f"precision{seed}": precision}
+        distances.append(ood.distances(backbone.texture(network, cal), mean, precision))
+    return known, ood.fit(np.mean(distances, axis=0), cal, cal_labels, list(CLASSES))
+
+
+def add_known(folder: Path, count: int) -> None:
+    """Give the model of `write_model` its record of known images."""
     from safetensors.numpy import save_file
 
     from stages.classifier import backbone, ood
 
     info = read_json(folder / "model.json")
-    (train, train_labels), (cal, cal_labels) = drawings("train", count), drawings("cal", count)
-    known, distances = {}, []
-    for seed in info["seeds"]:
-        model = backbone.load(BACKBONE, len(CLASSES), folder / f"seed{seed}.safetensors")
-        mean, precision = ood.gaussian(backbone.texture(model, train), train_labels, len(CLASSES))
-        known |= {f"mean{seed}": mean, f"precision{seed}": precision}
-        distances.append(ood.distances(backbone.texture(model, cal), mean, precision))
+    known, record = known_images({s: backbone.load(BACKBONE, len(CLASSES), folder / f"seed{s}.safetensors") for s in map(str, info["seeds"])}, count)
     save_file(known, folder / ood.FILE)
-    record = ood.fit(np.mean(distances, axis=0), cal, cal_labels, list(CLASSES))
     write_json(folder / "model.json", info | {"ood": {"sha256": sha256(folder / ood.FILE), **record}})
 
 
 def write_reports(folder: Path) -> None:
-    """Metrics of two regimes, a verdict with a picture, and two figures."""
+    """Metrics of two regimes, what answers were worth in one, a verdict with a picture, and two figures."""
     for shift, regime in enumerate(("combined", "real")):
         write_json(folder / "metrics" / f"{regime}.json", {k: v - 0.03 * shift for k, v in METRICS.items()})
+    share = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 60}
+    thresholds = {d: dict.fromkeys(("sensitivity", "specificity", "missed", "ruled_out"), share) for d in RARE}
+    thresholds["vasc"] = thresholds["vasc"] | {"sensitivity": {"value": "too few", "n": 12}}
+    write_json(folder / "detail" / "combined.json", {"thresholds": thresholds, "refused": {c: share | {"value": 0.02, "low": 0.0} for c in CLASSES}})
     for name in ("verdict", "real_and_synthetic_df"):
         path = folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

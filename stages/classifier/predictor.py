@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ class Predictor:
         self.classes: list[str] = info["classes"]
         self.seeds: list[int] = info["seeds"]
         self.size: int = info["transform"]["size"]
+
+    def copies(self) -> list[torch.nn.Module]:
+        """A copy of each of the ensemble's networks, for what hooks into them: the own ones are shared by all who ask."""
+        return [copy.deepcopy(self._models[str(s)]) for s in self.seeds]
 
     def logits(self, images: NDArray[np.uint8], seeds: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Raw logits (S, N, C) of (N, H, W, 3) uint8 images, for `seeds` (default: the ensemble's)."""
