@@ -66,7 +66,7 @@ def limit(own: Floats, every: Floats) -> float | None:
 
     found = quantile(own)
     if found is None and (found := quantile(every)) is not None:
-        found = max(found, *own)
+        found = max([found, *own.tolist()])
     return None if found is None else float(f"{found * (1 + 1e-5):.6g}")  # a little on the safe side of what float32 can tell
 
 
