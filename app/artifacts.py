@@ -55,6 +55,11 @@ class Place:
         return self.root / "data" / "refined" / self.name
 
     @property
+    def synthetic(self) -> Path:
+        """A folder of synthetic images per disease."""
+        return self.root / "data" / "synthetic" / self.name
+
+    @property
     def split(self) -> Path:
         """The split: id, label, group, split."""
         return self.root / "data" / "splits" / f"{self.name}.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # imports torch
     from stages.classifier.predictor import Predictor
 
 CHOICE = "choice"
+PICTURE = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,20 @@ def shortcut_warning(choice: Choice) -> None:
     for found in read_json(report)["shortcut"].values() if report.exists() else []:
         if warning := found.get("warning"):  # a report made before the audit has none
             st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
+
+
+def document(path: Path) -> None:
+    """A Markdown report with its pictures in their places; one that is not here is named."""
+    text, end = path.read_text(), 0
+    for found in PICTURE.finditer(text):
+        st.markdown(text[end : found.start()])
+        picture = path.parent / found["path"]
+        if picture.exists():
+            st.image(picture.read_bytes(), caption=found["alt"], alt=found["alt"])
+        else:
+            small(f"{found['alt']}: {found['path']} is not here (`dvc pull` fetches it).")
+        end = found.end()
+    st.markdown(text[end:])
 
 
 def check(choice: Choice) -> str:
