@@ -1,11 +1,12 @@
 # rarelens in two commands: `make reproduce` and `make test`. `make help` lists all.
 PYTHON ?=#     the interpreter to build .venv with (default: python3)
 PRESET ?=#     a file of presets/, without .yaml
+PORT ?= 8000#  where `make api` listens, on 127.0.0.1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Without cached bytecode each of the twenty-odd processes of a run would compile torch anew, for ten seconds.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help reproduce proof folds test app lint bench lock
+.PHONY: help reproduce proof folds test app api lint bench lock
 
 # .venv is built while this file is read: a failed check then ends make with status 1 and that check's one line
 # (--question runs nothing), where a failed recipe would end it with status 2 and a line of make's own.
@@ -36,6 +37,9 @@ test: ## run the tests
 
 app: ## open the clinician's page
 	@python -m streamlit run app/main.py
+
+api: ## serve the same predictor over HTTP on 127.0.0.1, PORT=8000
+	@python -m app.api $(PORT)
 
 lint: ## check style and types
 	@ruff check .

@@ -50,6 +50,16 @@ class Place:
         return self.root / "reports" / self.name
 
     @property
+    def refined(self) -> Path:
+        """The refined images."""
+        return self.root / "data" / "refined" / self.name
+
+    @property
+    def synthetic(self) -> Path:
+        """A folder of synthetic images per disease."""
+        return self.root / "data" / "synthetic" / self.name
+
+    @property
     def split(self) -> Path:
         """The split: id, label, group, split."""
         return self.root / "data" / "splits" / f"{self.name}.csv"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from app import artifacts, wording
 from stages.classifier.prediction import open_model
@@ -18,9 +21,11 @@ from stages.runtime.files import read_json
 from stages.runtime.params import read_params
 
 if TYPE_CHECKING:  # imports torch
+    from app.explain import Explainer
     from stages.classifier.predictor import Predictor
 
 CHOICE = "choice"
+PICTURE = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,20 @@ def shortcut_warning(choice: Choice) -> None:
             st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
 
 
+def document(path: Path) -> None:
+    """A Markdown report with its pictures in their places; one that is not here is named."""
+    text, end = path.read_text(), 0
+    for found in PICTURE.finditer(text):
+        st.markdown(text[end : found.start()])
+        picture = path.parent / found["path"]
+        if picture.exists():
+            st.image(picture.read_bytes(), caption=found["alt"], alt=found["alt"])
+        else:
+            small(f"{found['alt']}: {found['path']} is not here (`dvc pull` fetches it).")
+        end = found.end()
+    st.markdown(text[end:])
+
+
 def check(choice: Choice) -> str:
     """The hash of the chosen model, which is the one in the lock; otherwise the page says what is wrong and stops."""
     folder = choice.place.models / choice.regime
@@ -107,6 +126,25 @@ def load(choice: Choice, content: str) -> Predictor:
         return _loaded(place.models / choice.regime, split, threads, f"{content} {artifacts.dvc_hash(split) if split else ''}")
     except UserError as error:
         stop(error)
+
+
+def explainer(choice: Choice, content: str) -> Explainer:
+    """The networks' copies of the chosen model that maps are drawn with, one for all sessions."""
+    return _explainer(choice.place, content, load(choice, content))
+
+
+def overlay(picture: NDArray[np.uint8], warmth: NDArray[np.float32], strength: float) -> NDArray[np.uint8]:
+    """`explain.overlay`, without torch being imported before a page is painted."""
+    from app import explain
+
+    return explain.overlay(picture, warmth, strength)
+
+
+@st.cache_resource(show_spinner="Preparing the map", max_entries=2)
+def _explainer(_place: artifacts.Place, content: str, _predictor: Predictor) -> Explainer:
+    from app.explain import Explainer
+
+    return Explainer(_predictor, _place)
 
 
 @st.cache_data(show_spinner="Checking the model", max_entries=32)

@@ -1,4 +1,4 @@
-"""The page: a model's reading of an image, and the comparison of regimes. From the repository's root:
+"""The page: a model's reading of an image, the comparison of regimes, synthetic images, the data, the model's card. From the repository's root:
 
 python -m streamlit run app/main.py
 """
@@ -15,6 +15,9 @@ page = st.navigation(
     [
         st.Page("views/predict.py", title="Read an image", icon=":material/image_search:", default=True),
         st.Page("views/compare.py", title="Compare regimes", icon=":material/compare_arrows:"),
+        st.Page("views/gallery.py", title="Synthetic images", icon=":material/gallery_thumbnail:"),
+        st.Page("views/data.py", title="Data", icon=":material/dataset:"),
+        st.Page("views/card.py", title="Model card", icon=":material/badge:"),
     ],
     position="top",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from app.measured import Share
 from app.risk import Finding, ImageRatio, Level
 from stages.classifier.prediction import Presence
 from stages.dataset.card import Card
@@ -28,6 +29,11 @@ LEVEL: dict[Level, tuple[str, str, Colour]] = {
     "intermediate": ("Intermediate risk", ":material/remove:", "orange"),
     "high": ("High risk", ":material/arrow_upward:", "red"),
 }
+NO_PROOF = (
+    "The map shows where small changes would move the answer most. It is no proof that the model looks at the disease, "
+    "nor that it is right: maps look convincing for wrong answers too."
+)
+ALIKE = "Alike to the model, not to a dermatologist's or radiologist's eye. Their diagnoses say nothing certain about this image."
 FEW = 30  # under this many lesions with the disease, no claim on sensitivity
 
 
@@ -79,6 +85,43 @@ def frequency(p: float, title: str, low: float, high: float, models: int) -> str
         return text
     told = span(low, high)
     return f"{text} The {models} models {f'say {told}' if ' to ' in told else 'agree'}."
+
+
+def of_100(one: Share) -> str:
+    """A measured share as a natural frequency with its interval and n: "64 (58 to 70; n = 210)"."""
+    low, high = round(100 * one.low), round(100 * one.high)
+    return f"{round(100 * one.value)} ({low} to {high}; n = {one.n:,})"
+
+
+def tested(title: str, found: Mapping[str, Share | None]) -> str:
+    """Sensitivity and specificity of "present" on the sealed test images."""
+    if not found:
+        return "This model has not been tested: build the reports to know how often it is right."
+    hit, spared = found["sensitivity"], found["specificity"]
+    sick = f"of 100 lesions that were {title} it found {of_100(hit)}" if hit else f"too few lesions were {title} to say how many it finds"
+    well = f"of 100 others it left {of_100(spared)} unaccused" if spared else "too few were not to say how many it spares"
+    return f"On test images: {sick}; {well}. Brackets: 95% interval, lesions."
+
+
+def right(answer: Presence, value: tuple[float, float, float] | None, prevalence: float) -> str:
+    """The predictive value of an answer at the entered prevalence 0..1."""
+    if answer == "cannot say":
+        return ""
+    said = PRESENCE[answer][0].lower()
+    if value is None:
+        return f"How often “{said}” is right is not known: too few lesions were tested."
+    mid, low, high = (round(100 * v) for v in value)
+    return f"Among such patients ({of_1000(prevalence)} with it), of 100 for whom it says “{said}”, **{mid}** ({low} to {high}) are rightly told so."
+
+
+def refusal_rates(record: Mapping[str, Any], measured: Mapping[str, Share | None], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Per class, how often the model will not speak on an image of its kind: title, in cal, on test."""
+    rows = []
+    for name, cal in record["cal"].items():
+        here = f"{cal['refused']} of {cal['n']:,}" if cal["n"] else "none there"
+        on_test = measured.get(name)
+        rows.append((heading(titles[name]), here, f"{of_100(on_test)} of 100" if on_test else "not measured"))
+    return rows
 
 
 def basis(limits: Mapping[str, float]) -> str:

@@ -31,7 +31,7 @@ from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_table, write_table
 from stages.imaging.sheet import save_sheet
 from stages.metrics import curves, external, report
-from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, scores, subgroups
+from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, proportion, scores, subgroups
 from stages.metrics.intervals import bootstrap, with_interval
 from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
 from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
@@ -176,6 +176,9 @@ def measure(
     assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT if r in members}
     metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
     means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
+    for regime, predictor in predictors.items():  # the scores above are over all test images, those refused too
+        why = np.array([reason is not None for reason in predictor.refusals(images)])
+        details[regime]["refused"] = {c: proportion(why[truth.labels == i]) for i, c in enumerate(card.class_names)}
     verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
     return Measured(truth, members, metrics, details, verdict)
 

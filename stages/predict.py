@@ -5,9 +5,9 @@
 Columns: file (its path under INPUT), status, reason, predicted, p_<class> (calibrated, 0..1), present_<disease> (yes, no,
 cannot say) per rare disease, conformal_set (the classes at 90% coverage joined by ';'; "none" where no class fits, empty where it is
 not offered).
-`status` is ok, refused (an image, but one on which the model may not speak) or error (not an image that can be read). Of a file
-with several frames the first is read. A bad file costs its own row, never the run, even one that hangs or crashes what opens it;
-a model that is missing or was changed stops it.
+`status` is ok, refused (an image, but one on which the model may not speak: unlike those it knows, dark, blurred, tiny, blank, mostly
+cropped) or error (not an image that can be read). Of a file with several frames the first is read. A bad file costs its own row,
+never the run, even one that hangs or crashes what opens it; a model that is missing or was changed stops it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stages.runtime import determinism
 import numpy as np
 import pandas as pd
 
-from stages.classifier.prediction import Result, open_model, predict
+from stages.classifier.prediction import Result, answers, open_model
 from stages.classifier.predictor import Predictor
 from stages.classifier.reading import read_files
 from stages.imaging.decode import Refused, Unusable
@@ -71,15 +71,16 @@ def table_rows(predictor: Predictor, source: Path, files: list[Path]) -> Iterato
     readings = read_files(files, predictor.size, len(os.sched_getaffinity(0)))
     while batch := list(islice(readings, BATCH)):
         images = [reading for _, reading in batch if not isinstance(reading, Refused)]
-        results = iter(predict(predictor, np.stack(images)) if images else [])
+        told = iter(answers(predictor, np.stack(images)) if images else [])
         for path, reading in batch:
             # Names on disk are bytes; those that are not UTF-8 are shown with escapes.
             name = path.name if path == source else path.relative_to(source).as_posix()
             row = {"file": os.fsencode(name).decode("utf-8", "backslashreplace")}
-            if isinstance(reading, Refused):
-                yield row | {"status": "refused" if isinstance(reading, Unusable) else "error", "reason": str(reading)}
+            answer = reading if isinstance(reading, Refused) else next(told)
+            if isinstance(answer, Refused):
+                yield row | {"status": "refused" if isinstance(answer, Unusable) else "error", "reason": str(answer)}
             else:
-                yield row | {"status": "ok", "reason": "", **fields(next(results))}
+                yield row | {"status": "ok", "reason": "", **fields(answer)}
 
 
 def fields(result: Result) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 In:  dataset card, refined images, split, base (starting weights), for synth, combined and curriculum the synthetic images.
 Out: MIX (seed, id, label, kind, for curriculum also phase: what each seed trains on, one row per image, written first);
-     OUT_DIR/seed<k>.safetensors, model.json (classes, transform, exposures, scores on val, temperatures, class bias, thresholds,
-     conformal quantiles, priors, hashes), groups_seen.txt. Where the regime is left out or the data have no oracle: absent.json, which says why.
+     OUT_DIR/seed<k>.safetensors, ood.safetensors (what known images look like), model.json (classes, transform, exposures, scores
+     on val, temperatures, class bias, thresholds, conformal quantiles, out-of-distribution limits, priors, hashes), groups_seen.txt.
+     Where the regime is left out or the data have no oracle: absent.json, which says why.
 
     python -m stages.train REGIME CARD REFINED SPLIT BASE_DIR MIX OUT_DIR [--synthetic DIR]
 """
@@ -18,9 +19,11 @@ from stages.runtime import determinism
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from stages.classifier import backbone, mix
+from stages.classifier import backbone, mix, ood
 from stages.classifier.calibration import conformal_quantiles, disease_thresholds, fit_shift, fit_temperature, shift
 from stages.classifier.predictor import ABSENT, tempered
 from stages.classifier.regime import train_seeds
@@ -132,15 +135,30 @@ def main() -> None:
     shown = {name: decode(table.loc[part["id"]], params.refine.size) for name, part in (("val", val), ("cal", cal))}
     val_labels = np.asarray(val["label"].map(classes.index), np.int64)
     out = fresh(args.out_dir)
-    learned = train_seeds(params, args.regime, classes, rows, pool, shown, val_labels, start, out)
+    train = split[split["split"] == "train"]
+    train_images, train_labels = decode(table.loc[train["id"]], params.refine.size), np.asarray(train["label"].map(classes.index), np.int64)
+
+    def look(seed: int, model: torch.nn.Module) -> dict[str, Any]:
+        mean, precision = ood.gaussian(backbone.texture(model, train_images), train_labels, len(classes))
+        return {
+            "known": {f"mean{seed}": mean, f"precision{seed}": precision},
+            "distance": ood.distances(backbone.texture(model, shown["cal"]), mean, precision),
+        }
+
+    learned = train_seeds(params, args.regime, classes, rows, pool, shown, val_labels, start, out, look)
     of_seed = {str(seed): one for seed, one in learned.items()}
 
     # --- calibration, and the record
+    ensemble = [learned[s] for s in plan["seeds"]]
+    save_file({name: values for one in ensemble for name, values in one["known"].items()}, out / ood.FILE)
+    distance = np.mean([one["distance"] for one in ensemble], axis=0)
+    cal_labels = np.asarray(cal["label"].map(classes.index), np.int64)
     taught = split[split["split"].isin(["train", "oracle"] if args.regime == mix.ORACLE else ["train"])]
     write_seen(out, seen | {group_hash(g) for g in taught["group"]})
     plan["training"]["selected_step"] = {s: one["step"] for s, one in of_seed.items()}
     plan |= {
         **calibrate(np.stack([one["logits"]["cal"] for one in learned.values()]), cal, classes, plan["rare"], plan["seeds"], everyone),
+        "ood": {"sha256": sha256(out / ood.FILE), **ood.fit(distance, shown["cal"], cal_labels, classes)},
         **{key: {s: one[key] for s, one in of_seed.items()} for key in ("weights", "exposures", "val")},
         "n_val": int(val["group"].nunique()),
         "prior_train": dict(zip(classes, learned[everyone[0]]["prior"].round(6).tolist(), strict=True)),

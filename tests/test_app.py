@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from app import artifacts, wording
+from app import artifacts, measured, wording
 from app.risk import findings, image_ratio
-from stages.classifier.prediction import open_model, predict
+from stages.classifier.prediction import Result, open_model, predict
 from stages.classifier.reading import read
 from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash
 from stages.imaging.phantoms import CLASSES
+from stages.imaging.refining import encode_png
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, sha256, write_json, write_text
 from tests.repository import command
@@ -48,9 +51,13 @@ def words(page: AppTest) -> str:
     return "\n".join([*(text.value for text in texts), *(table.value.to_string() for table in page.table)])
 
 
-def upload(page: AppTest, data: bytes, name: str = "lesion.png") -> AppTest:
-    page.file_uploader[0].upload(name, data, "image/png")
+def upload(page: AppTest, *data: bytes, name: str = "lesion.png") -> AppTest:
+    page.file_uploader[0].set_value([(name, one, "image/png") for one in data])
     return page.run()
+
+
+def noise(size: int = SIZE) -> bytes:
+    return encode_png(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
 def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,20 +89,81 @@ def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyP
     p = predict(predictor, read(phantom_png(), SIZE)[None])[0].probabilities["df"]
     image = image_ratio(p, 1 / 7, 50, 300)
     assert image is not None
-    steps = page.table[1].value
+    steps = page.table[2].value
     after = (1 / 9) * 6
     expected = [0.1, after / (1 + after), after * image.value / (1 + after * image.value)]
     assert steps["Chance"].tolist() == [wording.percent(x) for x in expected]
-    evidence = page.table[2].value
+    evidence = page.table[3].value
     assert evidence.iloc[0].tolist() == [card.symptoms["firm"].question + " Yes", "× 6", "2 to 18", "EXAMPLE, no source opened"]
     assert wording.EXAMPLE in words(page)
-    other = upload(page, phantom_png("vasc"), "next patient.png")
+    other = upload(page, phantom_png("vasc"), name="next patient.png")
     assert other.radio[0].value == "not asked"  # another image is another patient
+
+
+def test_a_foreign_image_is_refused_and_says_how_often_its_own_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = upload(open_page(root, monkeypatch), noise())
+    assert not page.exception and len(page.error) == 1 and "may not speak" in page.error[0].value
+    assert [table.value.columns.tolist()[0] for table in page.table] == ["Diagnosis"] and len(page.table[0].value) == len(CLASSES)
+    assert page.table[0].value["Refused on test images"].str.contains("n = 60").all()
+    assert not page.number_input and "Present" not in [text.value for text in page.subheader]
+
+
+def test_several_files_are_one_case(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = upload(open_page(root, monkeypatch), phantom_png("df"), phantom_png("vasc"), noise())
+    assert not page.exception and len(page.error) == 1  # the noise is left out, and said so
+    predictor = open_model(root / "models/phantom/combined")
+    p = [predict(predictor, read(phantom_png(label), SIZE)[None])[0].probabilities["df"] for label in ("df", "vasc")]
+    shown = page.table[0].value.set_index("Diagnosis").iloc[:, 0]
+    assert shown["Dermatofibroma"] == wording.of_1000(float(np.mean(p))) and "One case of 2 views" in words(page)
+    refused = upload(page, *[phantom_png()] * 9)
+    assert "at most 8" in refused.error[0].value and not refused.table
+
+
+def test_an_answer_says_how_often_it_is_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = upload(open_page(root, monkeypatch), phantom_png())
+    said = words(page)
+    assert "it found 80 (70 to 90; n = 60)" in said and "too few lesions were vascular lesion to say" in said
+    assert wording.NO_PROOF in said and "What speaks for" in [box.label for box in page.selectbox][-1]
+
+
+def test_a_model_without_a_record_of_its_kind_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = open_page(root, monkeypatch)
+    page.selectbox[1].set_value("real").run()
+    page = upload(page, noise())
+    assert not page.exception and not page.error and any("cannot tell foreign images" in text.value for text in page.warning)
+
+
+def test_predictive_values_follow_bayes() -> None:
+    hit, spared = measured.Share(0.9, 0.8, 0.95, 100), measured.Share(0.95, 0.9, 0.98, 100)
+    found = {
+        "sensitivity": hit,
+        "specificity": spared,
+        "ruled_out": measured.Share(0.7, 0.6, 0.8, 100),
+        "missed": measured.Share(0.02, 0.0, 0.1, 100),
+    }
+    value = measured.value_of_answer("yes", found, 0.01)
+    assert value is not None and value[0] == pytest.approx(0.009 / (0.009 + 0.99 * 0.05)) and value[1] < value[0] < value[2]
+    value = measured.value_of_answer("no", found, 0.01)
+    assert value is not None and value[0] == pytest.approx(0.99 * 0.7 / (0.99 * 0.7 + 0.01 * 0.02)) and value[2] == 1
+    assert (
+        measured.value_of_answer("cannot say", found, 0.01) is None and measured.value_of_answer("yes", found | {"sensitivity": None}, 0.01) is None
+    )
+
+
+def test_who_is_referred() -> None:
+    limits = {"df": {"present": 0.6, "absent": 0.2}}
+    titles = dict.fromkeys(CLASSES, "x") | {"df": "dermatofibroma"}
+    sure = Result("df", {"df": 0.9}, {"df": (0.8, 0.95)}, {"df": "yes"}, {"0.90": ["df"], "0.95": None})
+    assert measured.referral(sure, limits, titles) == []
+    assert "disagree" in measured.referral(replace(sure, spread={"df": (0.1, 0.9)}), limits, titles)[0]
+    assert "cannot say" in measured.referral(replace(sure, present={"df": "cannot say"}), limits, titles)[0]
+    assert "no diagnosis" in measured.referral(replace(sure, conformal={"0.90": []}), limits, titles)[0]
+    assert "7 of 7" in measured.referral(replace(sure, conformal={"0.90": list(CLASSES)}), limits, titles)[0]
 
 
 @pytest.mark.parametrize(("data", "reason"), [(b"no image", "not an image"), (phantom_png()[:200], "broken"), (phantom_png(size=20), "too small")])
 def test_a_bad_file_gets_one_line(root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, reason: str) -> None:
-    page = upload(open_page(root, monkeypatch), data, "![x](http://elsewhere).png")
+    page = upload(open_page(root, monkeypatch), data, name="![x](http://elsewhere).png")
     assert not page.exception and len(page.error) == 1
     assert reason in page.error[0].value and "![x](" not in page.error[0].value and not page.table
     assert wording.NOTICE in words(page)
@@ -242,7 +310,7 @@ def test_words() -> None:
 
 
 def test_logic_imports_no_streamlit() -> None:
-    for name in ("artifacts", "risk", "wording"):
+    for name in ("artifacts", "measured", "risk", "wording", "explain", "document", "api"):
         assert "streamlit" not in (REPOSITORY / "app" / f"{name}.py").read_text().replace("imports no streamlit", "")
 
 

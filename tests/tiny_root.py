@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.artifacts import dvc_hash
 from stages.imaging.phantoms import CLASSES, RARE, draw_lesion, render, rng_for
-from stages.runtime.files import sha256, write_json, write_text
+from stages.runtime.files import read_json, sha256, write_json, write_text
 
 REPOSITORY = Path(__file__).parents[1]
 BACKBONE = "mobilenetv3_small_050"
@@ -72,10 +75,46 @@ def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom"
     write_json(folder / "model.json", info)
 
 
+def drawings(key: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """`count` drawn lesions a class, (N, SIZE, SIZE, 3), and their class numbers (N,); another `key` gives others."""
+    names = [(label, f"{key} {k}") for label in CLASSES for k in range(count)]
+    images = [render(draw_lesion(label, rng_for(label, name)), rng_for("photograph", label, name), SIZE).pixels for label, name in names]
+    return np.stack(images), np.array([CLASSES.index(label) for label, _ in names], np.int64)
+
+
+def known_images(networks: dict[str, Any], count: int) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """What `networks` by seed know their images by, and its record, from `count` drawn lesions a class for train and as many for cal."""
+    from stages.classifier import backbone, ood
+
+    (train, train_labels), (cal, cal_labels) = drawings("train", count), drawings("cal", count)
+    known, distances = {}, []
+    for seed, network in networks.items():
+        mean, precision = ood.gaussian(backbone.texture(network, train), train_labels, len(CLASSES))
+        known |= {f"mean{seed}": mean, f"precision{seed}": precision}
+        distances.append(ood.distances(backbone.texture(network, cal), mean, precision))
+    return known, ood.fit(np.mean(distances, axis=0), cal, cal_labels, list(CLASSES))
+
+
+def add_known(folder: Path, count: int) -> None:
+    """Give the model of `write_model` its record of known images."""
+    from safetensors.numpy import save_file
+
+    from stages.classifier import backbone, ood
+
+    info = read_json(folder / "model.json")
+    known, record = known_images({s: backbone.load(BACKBONE, len(CLASSES), folder / f"seed{s}.safetensors") for s in map(str, info["seeds"])}, count)
+    save_file(known, folder / ood.FILE)
+    write_json(folder / "model.json", info | {"ood": {"sha256": sha256(folder / ood.FILE), **record}})
+
+
 def write_reports(folder: Path) -> None:
-    """Metrics of two regimes, a verdict with a picture, and two figures."""
+    """Metrics of two regimes, what answers were worth in one, a verdict with a picture, and two figures."""
     for shift, regime in enumerate(("combined", "real")):
         write_json(folder / "metrics" / f"{regime}.json", {k: v - 0.03 * shift for k, v in METRICS.items()})
+    share = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 60}
+    thresholds = {d: dict.fromkeys(("sensitivity", "specificity", "missed", "ruled_out"), share) for d in RARE}
+    thresholds["vasc"] = thresholds["vasc"] | {"sensitivity": {"value": "too few", "n": 12}}
+    write_json(folder / "detail" / "combined.json", {"thresholds": thresholds, "refused": {c: share | {"value": 0.02, "low": 0.0} for c in CLASSES}})
     for name in ("verdict", "real_and_synthetic_df"):
         path = folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +141,7 @@ def build(root: Path) -> Path:
     write_text(root / "data" / "smoke.yaml", yaml.safe_dump(card | {"name": "smoke"}))
     for name, regime in (("phantom", "combined"), ("phantom", "real"), ("smoke", "combined")):
         write_model(root / "models" / name / regime, regime, name)
+    add_known(root / "models" / "phantom" / "combined", 10)
     write_reports(root / "reports" / "phantom")
     outs = [f"reports/phantom/{name}" for name in ("metrics", "figures", "verdict.md", "verdict.json")]
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real", *outs)

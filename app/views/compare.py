@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame
+from app import artifacts, frame, measured, wording
 from stages.metrics.verdict import WHAT
 from stages.runtime.files import read_json
 
-PICTURE = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)")
 #: In this order, with what they show; a figure of another name is shown after them under its own.
 FIGURES = {
     "regimes": "Every regime with its 95% interval",
@@ -45,10 +43,12 @@ def show(choice: frame.Choice) -> None:
         st.header(answer)
     show_picture(figures / "verdict.png", "The candidate against each control")
     if metrics.exists():
+        show_intervals(place.reports / "detail")
         show_table(metrics)
     rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *FIGURES)] if figures.exists() else []
     for path in [*(figures / f"{name}.png" for name in FIGURES), *rest]:
         show_picture(path, FIGURES.get(path.stem, path.stem.replace("_", " ").capitalize()))
+    show_subgroups(choice, place.reports / "detail" / f"{choice.regime}.json")
     st.header("Real images beside synthetic ones")
     if contact.exists():
         show_picture(contact, "Real training images, and synthetic ones (AI-generated)")
@@ -66,13 +66,39 @@ def split_verdict(path: Path) -> tuple[str, str]:
     if not path.exists():
         return "", ""
     first, _, rest = path.read_text().partition("\n")
-    return first.lstrip("# "), PICTURE.sub("", rest).replace("\n## ", "\n#### ")
+    return first.lstrip("# "), frame.PICTURE.sub("", rest).replace("\n## ", "\n#### ")
 
 
 def show_picture(path: Path, title: str) -> None:
     """A figure under its title, or nothing when it was not made."""
     if path.exists():
         st.image(path.read_bytes(), caption=title, alt=title)
+
+
+def show_intervals(folder: Path) -> None:
+    """The two scores that decide, with their intervals, the best regime first."""
+    found = {path.stem: read_json(path).get("intervals", {}) for path in sorted(folder.glob("*.json"))} if folder.exists() else {}
+    rows = sorted(((name, told["rare_f1"], told["rare_ap"]) for name, told in found.items() if told), key=lambda row: -row[1]["value"])
+    if rows:
+        st.header("The two scores that decide")
+        table = [(name, WHAT.get(name, ""), *(f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in scores)) for name, *scores in rows]
+        st.table(pd.DataFrame(table, columns=["Regime", "Trained on", "Rare F1 (95%)", "Rare average precision (95%)"]), hide_index=True)
+
+
+def show_subgroups(choice: frame.Choice, path: Path) -> None:
+    """How often the chosen model is right in each group of patients of 30 lesions or more, and the widest gap of each attribute."""
+    told = read_json(path).get("subgroups", {}) if path.exists() else {}
+    rows, gaps = [], []
+    for attribute, groups in told.items():
+        known = {value: share for value, one in groups.items() if (share := measured.share(one["accuracy"]))}
+        rows += [(attribute.replace("_", " "), value, f"{wording.of_100(share)} of 100") for value, share in known.items()]
+        if len(known) > 1:
+            low, high = min(known, key=lambda v: known[v].value), max(known, key=lambda v: known[v].value)
+            gaps.append(f"{attribute.replace('_', ' ')} {round(100 * (known[high].value - known[low].value))} points ({low} below {high})")
+    if rows:
+        st.header(f"Who it is right for: {choice.regime}")
+        st.table(pd.DataFrame(rows, columns=["Attribute", "Group", "Right at the first guess (95%)"]), hide_index=True)
+        frame.small(f"Widest gaps: {'; '.join(gaps)}. Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
 
 
 def show_table(folder: Path) -> None:

@@ -74,11 +74,37 @@ def device() -> torch.device:
 @torch.no_grad()
 def features(folder: Path, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
     """What the backbone in `folder` (backbone.json names it) sees in (N, H, W, 3) uint8 images: its last layer but one, (N, D)."""
-    model = build(read_json(folder / "backbone.json")["name"], 1, folder).eval().to(device(), memory_format=torch.channels_last)
+    return embed(build(read_json(folder / "backbone.json")["name"], 1, folder), images, batch)
+
+
+@torch.no_grad()
+def embed(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
+    """The last layer but one of `model`, (N, D), for (N, H, W, 3) uint8 images."""
+    model = model.eval().to(device(), memory_format=torch.channels_last)
     parts = []
     for i in range(0, len(images), batch):
         x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
         parts.append(model.forward_head(model.forward_features(normalise(x.to(device()))), pre_logits=True).double().cpu())
+    return torch.cat(parts).numpy()
+
+
+def stride8(model: torch.nn.Module) -> int:
+    """Which stage of a timm model (an index into its feature_info) has a map of 1/8 of the picture's side, or the nearest to it."""
+    return min(range(len(model.feature_info)), key=lambda k: abs(model.feature_info[k]["reduction"] - 8))
+
+
+@torch.no_grad()
+def texture(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
+    """Mean and standard deviation of each channel over the map at stride 8 (`stride8`), (N, 2D), of (N, H, W, 3) uint8 images.
+
+    So early a layer still sees what an image is made of; the last ones keep only what tells the classes apart.
+    """
+    model = model.eval().to(device(), memory_format=torch.channels_last)
+    parts = []
+    for i in range(0, len(images), batch):
+        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
+        (found,) = model.forward_intermediates(normalise(x.to(device())), indices=[stride8(model)], intermediates_only=True, stop_early=True)
+        parts.append(torch.cat([found.mean((2, 3)), found.std((2, 3), correction=0)], 1).double().cpu())
     return torch.cat(parts).numpy()
 
 

@@ -1,7 +1,8 @@
-"""A tracked model folder, loaded and checked: weights per seed, temperatures, class bias, thresholds, conformal quantiles."""
+"""A tracked model folder, loaded and checked: weights per seed, temperatures, class bias, thresholds, conformal quantiles, known images."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from scipy.special import softmax
 
-from stages.classifier import backbone
+from stages.classifier import backbone, ood
 from stages.classifier.calibration import calibrated
 from stages.dataset.groups import read_seen, refuse_overlap
 from stages.runtime.errors import LawError, UserError
@@ -39,13 +41,17 @@ def tempered(logits: NDArray[np.floating[Any]], info: Mapping[str, Any], seeds: 
 
 
 class Predictor:
-    """The seed ensemble of one regime. `info` is its model.json."""
+    """The seed ensemble of one regime. `info` is its model.json, `known` the means and precisions of `ood.gaussian`, by "mean1", "precision1", ..."""
 
-    def __init__(self, info: dict[str, Any], models: dict[str, torch.nn.Module]) -> None:
-        self.info, self._models = info, models
+    def __init__(self, info: dict[str, Any], models: dict[str, torch.nn.Module], known: dict[str, NDArray[np.float32]] | None = None) -> None:
+        self.info, self._models, self._known = info, models, known
         self.classes: list[str] = info["classes"]
         self.seeds: list[int] = info["seeds"]
         self.size: int = info["transform"]["size"]
+
+    def copies(self) -> list[torch.nn.Module]:
+        """A copy of each of the ensemble's networks, for what hooks into them: the own ones are shared by all who ask."""
+        return [copy.deepcopy(self._models[str(s)]) for s in self.seeds]
 
     def logits(self, images: NDArray[np.uint8], seeds: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Raw logits (S, N, C) of (N, H, W, 3) uint8 images, for `seeds` (default: the ensemble's)."""
@@ -60,6 +66,24 @@ class Predictor:
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Calibrated probabilities (N, C) of the ensemble, the mean over its seeds."""
         return calibrated(self.members(images).mean(0), self.info)
+
+    def refusals(self, images: NDArray[np.uint8]) -> list[str | None]:
+        """Per image of (N, H, W, 3) uint8, why the model may not speak on it; None where it may, or where the model has no record to tell."""
+        if self._known is None or not len(images):
+            return [None] * len(images)
+        known = self._known
+        found = [ood.distances(backbone.texture(self._models[str(s)], images), known[f"mean{s}"], known[f"precision{s}"]) for s in self.seeds]
+        return ood.reasons(np.mean(found, axis=0), images, self.info["ood"], self.classes)
+
+
+def read_known(folder: Path, info: Mapping[str, Any]) -> dict[str, NDArray[np.float32]] | None:
+    """What the model knows its images by; None for one trained before that was kept. `LawError` when it was changed."""
+    if "ood" not in info:
+        return None
+    path = folder / ood.FILE
+    if not path.exists() or sha256(path) != info["ood"]["sha256"]:
+        raise LawError(f"{path} is missing or was changed since the model was trained; restore it with `dvc checkout` or rebuild it with `dvc repro`")
+    return dict(load_file(path))
 
 
 def why_absent(folder: Path) -> str | None:
@@ -82,4 +106,4 @@ def load(folder: str | Path, split: pd.DataFrame | None = None) -> Predictor:
         raise LawError(f"{folder}/groups_seen.txt was changed since the model was trained")
     if split is not None:
         refuse_overlap(read_seen(folder), split, f"model {folder}")
-    return Predictor(info, read_weights(folder, info["weights"], info["backbone"], len(info["classes"])))
+    return Predictor(info, read_weights(folder, info["weights"], info["backbone"], len(info["classes"])), read_known(folder, info))

@@ -13,6 +13,7 @@ from stages.imaging.decode import Refused, Unusable, decode, square
 from stages.runtime.guarded import Failed, Limits, guarded
 
 MIN_SIDE = 32  # px of the original
+MAX_ASPECT = 2.0  # of a longer picture the model, which sees the middle square, would miss more than half
 LIMITS = Limits(seconds=8, memory_mb=900)  # of one file; a model folder carries no params.yaml
 
 
@@ -28,6 +29,10 @@ def _views(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
     decoded = decode(data)
     if min(decoded.width, decoded.height) < MIN_SIDE:
         raise Unusable(f"{decoded.width} x {decoded.height} px is too small for the model to speak on (at least {MIN_SIDE} px a side)")
+    if max(decoded.width, decoded.height) > MAX_ASPECT * min(decoded.width, decoded.height):
+        raise Unusable(
+            f"{decoded.width} x {decoded.height} px: the model sees the middle square alone, less than half of this; crop it to the lesion"
+        )
     views = [np.array(square(decoded.picture, size)) for size in sizes]
     if (views[0] == views[0][:1, :1]).all():
         raise Unusable("blank: the middle square has one colour")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,12 @@ def train_seeds(
     val_labels: NDArray[np.int64],
     start: Path | None,
     out: Path,
+    look: Callable[[int, torch.nn.Module], dict[str, Any]] = lambda seed, model: {},
 ) -> dict[int, dict[str, Any]]:
     """Train `regime` on its mix `rows` (`mix.build`), images from `pool` (encoded, by id), and save OUT/seed<k>.safetensors.
 
     Per seed of `rows`: step (chosen on `shown["val"]` and `val_labels`), weights {file, sha256}, exposures, val (`val_scores`), prior
-    (class shares, (C,)) and logits (N, C) of each set of images in `shown`, all read back from the saved file.
+    (class shares, (C,)), logits (N, C) of each set of images in `shown`, and what `look(seed, model)` adds, all of the model read back from its file.
     """
     own, t = params.regime(regime), params.train
     extra = {"real_weight": 1.0, "logit_tau": 0.0, "first": 1.0} | own.model_dump()
@@ -118,6 +119,7 @@ def train_seeds(
             "val": val_scores(logits["val"], val_labels, rare),
             "prior": prior,
             "logits": logits,
+            **look(seed, saved),
         }
 
     seeds = rows["seed"].unique().tolist()

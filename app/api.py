@@ -1,0 +1,215 @@
+"""The predictor of the page over HTTP, on this machine only.
+
+    python -m app.api [PORT]        (or make api PORT=8000)
+
+POST /predict  multipart field `file`, one image   what the model says of it, or why it may not speak
+POST /risk     JSON {disease, answers, prior, p}   the chance before anything, after the answers, after the image
+GET  /model    what the model knows, and the hashes of what it is made of
+GET  /health   whether a checked model can be opened
+A file or a question that cannot be answered is 422, one that is too large 413, a model that is missing or changed 503, each {"reason": ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, File, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.formparsers import MultiPartParser
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import artifacts, risk, wording
+from stages.classifier.prediction import Presence, Result, answers, open_model
+from stages.classifier.reading import read_guarded
+from stages.dataset.card import read_card
+from stages.dataset.groups import read_split
+from stages.imaging.decode import Refused, Unusable
+from stages.runtime import determinism
+from stages.runtime.errors import UserError
+from stages.runtime.files import sha256
+from stages.runtime.params import read_params
+
+if TYPE_CHECKING:
+    from stages.classifier.predictor import Predictor
+
+HOST = "127.0.0.1"
+MAX_BYTES = 50 * 1024 * 1024  # of a request, as on the page (.streamlit/config.toml)
+COVERAGE = "0.90"
+MultiPartParser.spool_max_size = MAX_BYTES  # an upload stays in memory: Starlette would put it on disk from 1 MB on
+
+
+class Prediction(BaseModel):
+    """What is said of an image. `p` calibrated, 0..1, by class; `conformal_set` at 90%, null where it is not offered. `refused`: `reason` says why,
+    and nothing else is told.
+    """
+
+    status: Literal["ok", "refused"]
+    reason: str = ""
+    predicted: str | None = None
+    p: dict[str, float] | None = None
+    present: dict[str, Presence] | None = None
+    conformal_set: list[str] | None = None
+    model_sha256: str
+    notice: str = wording.NOTICE
+
+
+class Question(BaseModel):
+    """What is known of a patient. `prior` and `p` 0..1, `p` as /predict gives it for `disease`; without `prior` the card's own is taken."""
+
+    model_config = ConfigDict(extra="forbid")
+    disease: str
+    answers: dict[str, risk.Answer] = {}
+    prior: float | None = Field(None, gt=0, lt=1)
+    p: float | None = Field(None, ge=0, le=1)
+
+
+class Steps(BaseModel):
+    """Chances 0..1 of the disease, step by step; `examples` when a ratio has no source that anybody opened."""
+
+    disease: str
+    prior: float
+    after_symptoms: float
+    after_image: float
+    level: risk.Level
+    examples: bool
+    assumption: str = wording.INDEPENDENCE
+
+
+class Service:
+    """The candidate of the default data set under `root`, opened once, and anew when its files or dvc.lock change."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._mutex = root, Lock()
+        self._opened: tuple[str, Predictor, str] | None = None
+
+    @property
+    def place(self) -> artifacts.Place:
+        """The default data set."""
+        return artifacts.places(self._root)[0]
+
+    def model(self) -> tuple[Predictor, str]:
+        """The checked model and the SHA-256 of its model.json, which holds the hashes of all that belongs to it."""
+        place = self.place
+        regime = artifacts.candidate(place)
+        folder = place.models / regime
+        with self._mutex:
+            signature = artifacts.signature(folder, *(p for p in (place.lock, place.split) if p.exists()))
+            if self._opened is None or self._opened[0] != signature:
+                artifacts.check(place, regime)
+                determinism.fix(read_params(place.root / "params.yaml").threads)
+                predictor = open_model(folder, read_split(place.split) if place.split.exists() else None)
+                self._opened = (signature, predictor, sha256(folder / "model.json"))
+            return self._opened[1], self._opened[2]
+
+
+class SizeLimit:
+    """ASGI middleware: a body over MAX_BYTES, or one that does not say how large it is, is refused before it is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", []))
+        length = headers.get(b"content-length", b"")
+        refusal = None
+        if scope["type"] == "http" and (b"transfer-encoding" in headers or int(length or 0) > MAX_BYTES):
+            told = f"the request is over {MAX_BYTES // 2**20} MB" if length else "the request must say its length (no chunked transfer)"
+            refusal = JSONResponse({"reason": told}, status_code=413 if length else 411)
+        await (refusal or self._app)(scope, receive, send)
+
+
+def prediction(answer: Result | Unusable, model: str) -> Prediction:
+    """An answer as it is sent."""
+    if isinstance(answer, Unusable):
+        return Prediction(status="refused", reason=str(answer), model_sha256=model)
+    return Prediction(
+        status="ok",
+        predicted=answer.predicted,
+        p={name: round(p, 6) for name, p in answer.probabilities.items()},
+        present=answer.present,
+        conformal_set=answer.conformal.get(COVERAGE),
+        model_sha256=model,
+    )
+
+
+def create(root: Path) -> FastAPI:
+    """The application on the repository at `root`."""
+    service = Service(root)
+    api = FastAPI(title="rarelens", description=wording.NOTICE)
+    api.add_middleware(SizeLimit)
+
+    @api.exception_handler(Refused)
+    def refused(_: Request, error: Refused) -> JSONResponse:
+        return JSONResponse({"reason": str(error)}, status_code=422)
+
+    @api.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        told = "; ".join(f"{'.'.join(str(part) for part in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors())
+        return JSONResponse({"reason": told}, status_code=422)
+
+    @api.exception_handler(UserError)
+    def unusable(_: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"reason": str(error)}, status_code=503)
+
+    @api.post("/predict")
+    def predict(file: Annotated[UploadFile, File(description="one image: JPEG, PNG, TIFF, DICOM, ...")]) -> Prediction:
+        predictor, model = service.model()
+        try:
+            (seen,) = read_guarded(file.file.read(), predictor.size)
+        except Unusable as reason:
+            return prediction(reason, model)
+        return prediction(answers(predictor, np.stack([seen]))[0], model)
+
+    @api.post("/risk")
+    def assess(question: Question) -> Steps:
+        predictor, _ = service.model()
+        card, info = read_card(service.place.card), predictor.info
+        if question.disease not in info["thresholds"]:
+            raise Refused(f"disease: {question.disease!r} is not one of {', '.join(sorted(info['thresholds']))}")
+        if unknown := sorted(set(question.answers) - set(card.symptoms)):
+            raise Refused(f"answers: no question {', '.join(unknown)}; the card has {', '.join(card.symptoms)}")
+        n_cal, prior = info["n_cal"], info["prior_cal"]
+        positive = n_cal[question.disease]
+        image = None if question.p is None else risk.image_ratio(question.p, prior[question.disease], positive, sum(n_cal.values()) - positive)
+        found = risk.findings(question.disease, card.symptoms, question.answers)
+        start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, prior)[0]
+        result = risk.assess(start, found, image, card.risk)
+        return Steps(
+            disease=question.disease,
+            prior=result.prior,
+            after_symptoms=result.after_symptoms,
+            after_image=result.after_image,
+            level=result.level,
+            examples=any(f.example for f in found),
+        )
+
+    @api.get("/model")
+    def model() -> dict[str, Any]:
+        predictor, digest = service.model()
+        told = ("dataset", "regime", "phantom", "classes", "rare", "seeds", "n_cal", "thresholds", "split_sha256", "mix_sha256", "base_hash", "ood")
+        return {"model_sha256": digest, "notice": wording.NOTICE, **{key: predictor.info[key] for key in told if key in predictor.info}}
+
+    @api.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok", "model_sha256": service.model()[1]}
+
+    return api
+
+
+def main() -> None:
+    """Serve until it is ended."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int, nargs="?", default=int(os.environ.get("PORT", "8000")))
+    uvicorn.run(create(artifacts.root()), host=HOST, port=parser.parse_args().port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

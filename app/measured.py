@@ -1,0 +1,87 @@
+"""What the model's answers were worth on the sealed test images, from the tracked report, and what that means at another prevalence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.artifacts import Place
+from stages.classifier.prediction import Presence, Result, presence
+from stages.runtime.files import read_json
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share 0..1 of `n` test lesions with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def shares(place: Place, regime: str) -> dict[str, dict[str, Share | None]]:
+    """Per rare disease: sensitivity, specificity, missed, ruled_out (stages.metrics.classification.at_thresholds); None where test has too few.
+
+    Empty when the regime was not evaluated.
+    """
+    path = place.reports / "detail" / f"{regime}.json"
+    told = read_json(path).get("thresholds", {}) if path.exists() else {}
+    return {disease: {name: share(found[name]) for name in ("sensitivity", "specificity", "missed", "ruled_out")} for disease, found in told.items()}
+
+
+def refused(place: Place, regime: str) -> dict[str, Share | None]:
+    """Per class, the share of test images on which the model would not speak; empty when it was not measured."""
+    path = place.reports / "detail" / f"{regime}.json"
+    told = read_json(path).get("refused", {}) if path.exists() else {}
+    return {name: share(found) for name, found in told.items()}
+
+
+def share(found: Mapping[str, Any]) -> Share | None:
+    """A proportion of the report; None when it says "too few"."""
+    return None if isinstance(found["value"], str) else Share(found["value"], found["low"], found["high"], found["n"])
+
+
+def predictive(hit: Share, false: Share, prevalence: float) -> tuple[float, float, float]:
+    """Of those who get an answer, the share for whom it is right, with its bounds, by Bayes: `hit` gets it where it is right, `false` where not.
+
+    `prevalence` 0..1 is the share of patients for whom it is right. The bounds take both intervals at their ends, so they are wide.
+    """
+
+    def bayes(right: float, wrong: float) -> float:
+        got = prevalence * right + (1 - prevalence) * wrong
+        return prevalence * right / got if got else 0.0
+
+    return bayes(hit.value, false.value), bayes(hit.low, false.high), bayes(hit.high, false.low)
+
+
+def complement(one: Share) -> Share:
+    """The rest of a share."""
+    return Share(1 - one.value, 1 - one.high, 1 - one.low, one.n)
+
+
+def value_of_answer(answer: Presence, found: Mapping[str, Share | None], prevalence: float) -> tuple[float, float, float] | None:
+    """How often "present" or "not present" is right where the disease has that `prevalence`; None for cannot say, or where test has too few."""
+    if answer == "yes" and (hit := found.get("sensitivity")) and (spared := found.get("specificity")):
+        return predictive(hit, complement(spared), prevalence)
+    if answer == "no" and (right := found.get("ruled_out")) and (missed := found.get("missed")):
+        return predictive(right, missed, 1 - prevalence)
+    return None
+
+
+def referral(result: Result, thresholds: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> list[str]:
+    """Why a person should decide and not this model, in words; empty when nothing speaks for it."""
+    told = []
+    for coverage, names in result.conformal.items():
+        if names is not None and (not names or 2 * len(names) > len(titles)):
+            what = "no diagnosis of the list fits" if not names else f"{len(names)} of {len(titles)} diagnoses remain"
+            told.append(f"{what} at {100 * float(coverage):.0f}%")
+            break
+    for disease, limits in sorted(thresholds.items()):
+        low, high = result.spread[disease]
+        if {presence(low, limits), presence(high, limits)} == {"yes", "no"}:
+            told.append(f"its models disagree on {titles[disease]}, from not present to present")
+        elif result.present[disease] == "cannot say":
+            told.append(f"it cannot say whether {titles[disease]} is present")
+    return told

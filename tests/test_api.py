@@ -1,0 +1,152 @@
+"""The HTTP API over real HTTP: the page's own numbers, one reason for what cannot be answered, and nothing on disk."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from app import api
+from stages.classifier.prediction import open_model, predict
+from stages.classifier.reading import read
+from stages.imaging.phantoms import CLASSES, RARE
+from stages.imaging.refining import encode_png
+from stages.runtime.files import sha256
+from tests.repository import ROOT
+from tests.tiny_root import SIZE, build, phantom_png, write_lock
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[httpx.Client]:
+    """A client of the API on the artifacts under `root`."""
+    with socket.socket() as free:
+        free.bind((api.HOST, 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(api.create(root), host=api.HOST, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        with httpx.Client(base_url=f"http://{api.HOST}:{port}", timeout=120) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def client(root: Path) -> Iterator[httpx.Client]:
+    with serve(root) as opened:
+        yield opened
+
+
+def send(client: httpx.Client, data: bytes) -> httpx.Response:
+    return client.post("/predict", files={"file": ("lesion.png", data, "image/png")})
+
+
+def test_an_image_gets_the_predictor_s_own_numbers(client: httpx.Client, root: Path) -> None:
+    folder = root / "models/phantom/combined"
+    said = send(client, phantom_png("mel")).json()
+    result = predict(open_model(folder), read(phantom_png("mel"), SIZE)[None])[0]
+    assert said["status"] == "ok" and said["predicted"] == result.predicted and said["present"] == result.present
+    assert said["p"] == pytest.approx(result.probabilities, abs=1e-5) and sorted(said["p"]) == sorted(CLASSES)
+    assert said["conformal_set"] == result.conformal["0.90"]
+    assert said["model_sha256"] == sha256(folder / "model.json")
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"no image", "not an image"), (phantom_png()[:200], "broken"), (b"", "empty")])
+def test_a_bad_file_is_422_with_its_reason(client: httpx.Client, data: bytes, reason: str) -> None:
+    answer = send(client, data)
+    assert answer.status_code == 422 and reason in answer.json()["reason"]
+
+
+def test_an_image_on_which_the_model_may_not_speak_is_refused(client: httpx.Client) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    for data, reason in ((encode_png(noise), "unlike"), (phantom_png(size=20), "too small")):
+        answer = send(client, data)
+        assert answer.status_code == 200 and answer.json()["status"] == "refused" and reason in answer.json()["reason"]
+        assert answer.json()["p"] is None and answer.json()["predicted"] is None
+
+
+def test_too_large_a_request_is_413_before_it_is_read(client: httpx.Client) -> None:
+    answer = client.post("/predict", content=b"x", headers={"content-length": str(api.MAX_BYTES + 1)})
+    assert answer.status_code == 413 and "50 MB" in answer.json()["reason"]
+    chunked = client.post("/predict", content=iter([b"x"]))
+    assert chunked.status_code == 411 and "length" in chunked.json()["reason"]
+
+
+def test_an_upload_never_touches_the_disk(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an upload was written to a file")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # what SpooledTemporaryFile rolls over into
+    noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8)
+    assert len(encode_png(noise)) > 1_500_000 and send(client, encode_png(noise)).status_code == 200
+
+
+def test_risk_follows_the_card(client: httpx.Client) -> None:
+    said = client.post("/risk", json={"disease": "df", "answers": {"firm": "yes"}, "prior": 0.1}).json()
+    after = 6 / 9
+    assert said["after_symptoms"] == pytest.approx(after / (1 + after)) == pytest.approx(said["after_image"])
+    assert said["level"] == "high" and said["examples"]
+    assert client.post("/risk", json={"disease": "df", "p": 0.9}).json()["after_image"] > 0.0115
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"disease": "flu"},
+        {"disease": "df", "answers": {"firm": "maybe"}},
+        {"disease": "df", "answers": {"x": "yes"}},
+        {"disease": "df", "prior": 1},
+        {},
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_422(client: httpx.Client, question: dict[str, object]) -> None:
+    answer = client.post("/risk", json=question)
+    assert answer.status_code == 422 and answer.json()["reason"]
+
+
+def test_a_missing_field_is_422_with_a_reason(client: httpx.Client) -> None:
+    answer = client.post("/predict", files={"image": ("lesion.png", phantom_png(), "image/png")})
+    assert answer.status_code == 422 and "file" in answer.json()["reason"]
+
+
+def test_model_and_health(client: httpx.Client, root: Path) -> None:
+    digest = sha256(root / "models/phantom/combined/model.json")
+    assert client.get("/health").json() == {"status": "ok", "model_sha256": digest}
+    told = client.get("/model").json()
+    assert told["model_sha256"] == digest and told["rare"] == list(RARE) and told["phantom"] and told["ood"]["level"] == 0.05
+
+
+def test_a_new_model_is_picked_up_and_a_changed_one_refused(root: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(root, tmp_path / "root"))
+    with serve(own) as client:
+        first = client.get("/health").json()["model_sha256"]
+        path = own / "models/phantom/combined/model.json"
+        path.write_text(path.read_text() + "\n")
+        answer = client.get("/health")
+        assert answer.status_code == 503 and "dvc.lock" in answer.json()["reason"]
+        write_lock(own, "dvc.lock", "models/phantom/combined")
+        assert client.get("/health").json()["model_sha256"] not in ("", first)
+
+
+def test_it_listens_on_this_machine_only() -> None:
+    assert api.HOST == "127.0.0.1" and "python -m app.api $(PORT)" in (ROOT / "Makefile").read_text()

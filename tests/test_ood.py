@@ -1,0 +1,110 @@
+"""Which images a model may not speak on: foreign ones nearly all, its own kind rarely and of every class alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_sample_images
+
+from stages.classifier import backbone, ood
+from stages.classifier.predictor import Predictor, load
+from stages.classifier.reading import read
+from stages.imaging.decode import Unusable
+from stages.imaging.phantoms import CLASSES
+from stages.imaging.refining import encode_png
+from stages.runtime.errors import LawError
+from tests.tiny_root import REPOSITORY, SIZE, add_known, drawings, known_images, write_model
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """The shipped backbone, from which every regime starts, as an ensemble of one."""
+    network = backbone.build("test_resnet", len(CLASSES), REPOSITORY / "models/base/backbone")
+    known, record = known_images({"1": network}, 20)
+    return Predictor({"classes": list(CLASSES), "seeds": [1], "transform": {"size": SIZE}, "ood": record}, {"1": network}, known)
+
+
+def share(predictor: Predictor, images: NDArray[np.uint8]) -> float:
+    return float(np.mean([why is not None for why in predictor.refusals(images)]))
+
+
+def chest(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """What a chest X-ray looks like from afar: a bright trunk, two dark lungs, a heart."""
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    wide, tall = rng.uniform(0.25, 0.35), rng.uniform(0.5, 0.7)
+    lungs = sum(np.exp(-((((x - side) / wide) ** 2 + (y / tall) ** 2) ** 3)) for side in (-0.45, 0.45))
+    grey = 170 - 120 * lungs + 40 * np.exp(-(((x - 0.1) / 0.2) ** 2 + ((y - 0.3) / 0.3) ** 2)) + 6 * np.sin(25 * y) + rng.normal(0, 3, x.shape)
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def foreign(kind: str) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    if kind == "noise":
+        return rng.integers(0, 256, (20, SIZE, SIZE, 3), dtype=np.uint8)
+    if kind == "chest X-ray":
+        return np.stack([chest(rng) for _ in range(20)])
+    pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
+    corners = [(picture, int(rng.integers(0, 300)), int(rng.integers(0, 120))) for picture in pictures for _ in range(10)]
+    return np.stack([np.array(p.crop((x, y, x + 300, y + 300)).resize((SIZE, SIZE))) for p, x, y in corners])
+
+
+@pytest.mark.parametrize("kind", ["noise", "chest X-ray", "photograph"])
+def test_a_foreign_image_is_refused(predictor: Predictor, kind: str) -> None:
+    assert share(predictor, foreign(kind)) > 0.9
+
+
+def test_an_image_of_its_kind_is_seldom_refused(predictor: Predictor) -> None:
+    images, _ = drawings("fresh", 20)
+    assert share(predictor, images) <= 0.08  # 140 images at 5%, and chance
+    record = predictor.info["ood"]
+    assert all(one["refused"] <= ood.LEVEL * one["n"] for one in record["cal"].values())
+
+
+def test_dark_and_blurred_images_are_refused_by_name(predictor: Predictor) -> None:
+    images, _ = drawings("fresh", 2)
+    blurred = np.stack([np.array(Image.fromarray(i).filter(ImageFilter.GaussianBlur(4))) for i in images])
+    assert all(why and "blurred" in why for why in predictor.refusals(blurred))
+    assert all(why and "darker" in why for why in predictor.refusals(images // 8))
+
+
+def test_a_picture_of_which_the_middle_square_shows_less_than_half_is_refused() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 210, 3), dtype=np.uint8)
+    with pytest.raises(Unusable, match="crop it"):
+        read(encode_png(pixels), SIZE)
+    assert read(encode_png(pixels[:, :200]), SIZE).shape == (SIZE, SIZE, 3)
+
+
+def test_a_changed_record_of_known_images_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "m")
+    assert load(tmp_path / "m").refusals(np.zeros((2, SIZE, SIZE, 3), np.uint8)) == [None, None]  # trained before there was such a record
+    add_known(tmp_path / "m", 3)
+    path = tmp_path / "m" / ood.FILE
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(LawError, match="changed"):
+        load(tmp_path / "m")
+
+
+@given(st.integers(0, 60), st.integers(0, 2**32 - 1))
+def test_no_class_is_refused_more_often_than_the_level(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    every = rng.chisquare(5, 40)
+    own = rng.chisquare(9, n)  # a rare class that lies farther out than the others
+    found = ood.limit(own, every)
+    assert found is not None and (own > found).sum() <= ood.LEVEL * max(n, 1)
+    assert ood.limit(own[:5], every[:10]) is None  # too few of either: nothing is refused for its distance
+
+
+def test_a_class_without_training_images_accepts_nothing_and_refuses_nobody() -> None:
+    rng = np.random.default_rng(1)
+    features, labels = rng.normal(size=(60, 4)), np.repeat([0, 1], 30)
+    mean, precision = ood.gaussian(features, labels, 3)
+    distance = ood.distances(features, mean, precision)
+    assert np.isinf(distance[:, 2]).all() and np.isfinite(distance[:, :2]).all()
+    assert ood.refused(distance, [1e9, 0.0, 0.0]).sum() == 0 and ood.refused(distance, [0.0, 0.0, 0.0]).all()
+    assert not ood.refused(distance, [0.0, 0.0, None]).any()
