@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages import lora_train
+from stages import lora_study, lora_train
 from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash, read_seen, write_seen
 from stages.diffusion import adapter, finetuning
@@ -93,6 +94,7 @@ def test_the_kept_checkpoint_has_the_least_held_out_loss(world: Path) -> None:
     info = read_json(world / "lora/lora.json")
     assert [c["step"] for c in info["curve"]] == [0, 2, 4]
     assert all(math.isfinite(c[k]) for c in info["curve"] for k in ("held_out", "train"))
+    assert all(c["gap"] == c["held_out"] - c["train"] for c in info["curve"])
     assert info["selected_step"] == min(info["curve"][1:], key=lambda c: c["held_out"])["step"]
     assert (info["images"], info["groups"], info["probed"]) == (6, 3, {"train": 2, "val": 1})
 
@@ -186,3 +188,18 @@ def test_a_token_starts_from_the_words_that_are_known(world: Path) -> None:
     for name, words in (("vasc", ["lesion"]), ("df", ["skin", "lesion"])):  # "vascular", "dermatofibroma" and "histiocytoma" are spelled
         rows = adapter.initial_rows(pipe, general[name], 500, seed=0)
         torch.testing.assert_close(rows.mean(0), table[[ids[w][0] for w in words]].mean(0), rtol=0, atol=0.02 * float(table.std()))
+
+
+def test_a_study_trains_every_setting_and_tells_its_losses_by_step(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--rank", "2", "4", "--targets", "attention", "--steps", "4"]
+    stage(copy, monkeypatch, lora_study.main, "base", "study", *arguments)
+    table = pd.read_csv(copy / "study/df.csv")
+    assert list(table) == ["rank", "targets", "step", "held_out", "train", "gap"]
+    assert list(zip(table["rank"], table["step"], strict=True)) == [(2, 0), (2, 2), (2, 4), (4, 0), (4, 2), (4, 4)]
+    assert table.loc[table["step"] == 0, "held_out"].nunique() == 1, "the same base with the same token"
+    assert table.loc[table["step"] == 4, "held_out"].nunique() == 2
+    assert (copy / "study/df.png").exists()
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 4 and f"{table.loc[table['step'] > 0, 'held_out'].min():.4f}" in shown[2]
