@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from stages.diffusion.prompts import render_prompts
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json
 from stages.runtime.params import LoraTrain
-from tests.tiny_disease import build, change_params, files, stage
+from tests.tiny_disease import REPOSITORY, build, change_params, files, stage
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +166,22 @@ def test_prompts_say_what_is_known_and_leave_out_what_is_not(world: Path) -> Non
     known = {"age": 50.0, "sex": "female", "site": "back", "skin_tone": "dark"}
     full = render_prompts(templates, known, "<df>")
     assert full[0] == "a dermoscopic image of <df> on the back of a 50 year old female on dark skin"
-    assert len(full) == 4
+    assert len(full) == 7
     for missing in (None, np.nan, "", "unknown"):
         rest = render_prompts(templates, known | {"site": missing}, "dermatofibroma")
-        assert rest == ["a dermoscopic image of dermatofibroma on dark skin", "a dermoscopic image of dermatofibroma"]
+        assert rest == [f"a dermoscopic image of dermatofibroma{rest}" for rest in (" of a 50 year old female on dark skin", " on dark skin", "")]
     with pytest.raises(UserError, match="needs an attribute"):
         render_prompts(["{title} at {age}"], {}, "<df>")
+
+
+@pytest.mark.parametrize("name", ["phantom", "ham10000"])
+def test_most_prompts_of_a_card_with_attributes_name_several(name: str) -> None:
+    card = read_card(REPOSITORY / f"data/{name}.yaml")
+    for templates in card.prompts.values():
+        named = [{field for _, field, _, _ in Formatter().parse(t) if field} - {"title"} for t in templates]
+        assert set.union(*named) == set(card.attributes)
+        assert sum(len(fields) > 1 for fields in named) > len(named) / 2
+        assert set() in named, "an image of which nothing is known has a prompt too"
 
 
 def test_a_prompt_with_an_attribute_that_does_not_exist_is_refused(world: Path, tmp_path: Path) -> None:
