@@ -3,6 +3,7 @@
 In:  dataset card, refined images, split, base, the disease's adapter, judge.
 Out: OUT_DIR/part-0.parquet, a row per attempt (accepted or with its reason; accepted PNGs say inside that AI made them),
      summary.json (accept rates, reasons), sheet.png and rejected.png (contact sheets).
+Modes: text2img, img2img from the disease's own training images, interclass from those of common classes.
 
     python -m stages.generate DISEASE CARD REFINED SPLIT BASE_DIR LORA_DIR JUDGE_DIR OUT_DIR
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +29,18 @@ from stages.dataset.card import read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_rows, write_table
 from stages.diffusion import adapter
-from stages.diffusion.base import device, load_base, side
+from stages.diffusion.base import device, load_base
+from stages.diffusion.planning import planner
 from stages.diffusion.prompts import render_prompts
-from stages.diffusion.sampling import IMAGE, TEXT, Request, Sampler, spread
+from stages.diffusion.sampling import Request, Sampler, share
 from stages.diffusion.selection import Attempt, fill
 from stages.imaging.watermark import encode_marked
 from stages.imaging.sheet import save_sheet
-from stages.runtime.determinism import seed_of
 from stages.runtime.errors import LawError, UserError, run
 from stages.runtime.files import fresh, write_json
 from stages.runtime.params import Generate, read_params
 
 SHEET = 20  # images in a row of a contact sheet
-
-
-def planner(
-    disease: str, templates: Sequence[str], token: str, rows: Sequence[Mapping[Any, Any]], p: Generate, hashes: tuple[str, str]
-) -> Callable[[int, int], Request]:
-    """What to draw for (slot, attempt). The first `text2img` share of the slots comes from text, with the attributes of a
-    training image; the others start from the training images, each equally often, in another order at every attempt."""
-    from_text = round(p.pool * p.text2img)
-
-    def plan(slot: int, attempt: int) -> Request:
-        rng = np.random.default_rng(seed_of("plan", p.seed, disease, slot, attempt))
-        if slot < from_text:
-            mode, row, source, strength = TEXT, rows[int(rng.integers(len(rows)))], None, None
-        else:
-            order = np.random.default_rng(seed_of("order", p.seed, disease, attempt)).permutation(len(rows))
-            row = rows[int(order[(slot - from_text) % len(rows)])]
-            mode, source, strength = IMAGE, str(row["id"]), p.strength
-        prompts = render_prompts(templates, row, token)
-        prompt = prompts[int(rng.integers(len(prompts)))]
-        seed = seed_of(*hashes, disease, prompt, mode, source, strength, slot, attempt, p.seed)
-        return Request(slot, attempt, mode, prompt, source, strength, seed)
-
-    return plan
 
 
 def table_of(attempts: list[Attempt], disease: str, classes: list[str], p: Generate, hashes: tuple[str, str]) -> pd.DataFrame:
@@ -121,7 +99,7 @@ def main() -> None:
     state = PartialState(cpu=device().type == "cpu")
     params, card, split = read_params(), read_card(args.card), read_split(args.split)
     p, disease, templates = params.generate, args.disease, card.prompts[args.disease]
-    determinism.fix(params.threads, p.seed)
+    determinism.fix(1, p.seed)  # a process draws and judges with one thread, however many there are: the bytes do not hang on it
     for folder in (args.base_dir, args.lora_dir):
         refuse_overlap(read_seen(folder), split, str(folder))
     judge = load_judge(args.judge_dir, split)
@@ -130,20 +108,29 @@ def main() -> None:
     adapter.require_effect(pipe, args.lora_dir, render_prompts(templates, {}, info["token"])[0])
     adapter.fuse(pipe)
 
-    train = read_rows(args.refined, split, "train", disease)
-    ids, fold = list(train["id"]), dict(zip(train["id"], train["fold"].astype(int), strict=True))
-    sources = dict(zip(ids, decode(train["image"], side(pipe)), strict=True))
-    sampler = Sampler(pipe, sources, p.steps, p.guidance)
+    others = p.interclass_from if p.modes.interclass else []
+    train = read_rows(args.refined, split, "train", disease, *others)
+    fold = dict(zip(train["id"], train["fold"].astype(int), strict=True))
+    sampler = Sampler(pipe, dict(zip(train["id"], train["image"], strict=True)), p.steps, p.guidance)
     hashes = (base["hash"], info["adapter_hash"])
+    known = {str(name): rows.to_dict("records") for name, rows in train.drop(columns="image").groupby("label")}
+    if missing := sorted(set(others) - known.keys()):
+        raise UserError(f"generate.interclass_from names {', '.join(missing)}, of which {args.split} has no training image")
 
     def draw(requests: Sequence[Request]) -> NDArray[np.float32]:
         what = f"{disease}, attempt {requests[0].attempt + 1}"
-        with tqdm(total=len(requests), desc=what, unit=" image", mininterval=1, disable=not state.is_main_process) as bar:
-            return sampler(requests, bar.update)
+        if state.num_processes == 1:
+            return sampler.forked(requests, params.threads, what)
+
+        def mine(some: Sequence[Request]) -> NDArray[np.float32]:
+            with tqdm(total=len(some), desc=what, unit=" image", mininterval=1, disable=not state.is_main_process) as bar:
+                return sampler(some, bar.update)
+
+        return share(mine, requests, state)
 
     attempts = fill(
-        planner(disease, templates, info["token"], train.drop(columns="image").to_dict("records"), p, hashes),
-        lambda requests: spread(draw, requests, state),
+        planner(disease, templates, info["token"], known.pop(disease), known, p, hashes),
+        draw,
         lambda images, requests: judge.probabilities(images, np.array([-1 if r.source is None else fold[r.source] for r in requests])),
         pool=p.pool, max_attempts=p.max_attempts, wanted=judge.classes.index(disease), accept=judge.accept,
         train=decode(train["image"]), min_distance=p.min_distance,

@@ -311,7 +311,7 @@ def test_attributes_reach_the_prompts_of_a_dermatofibroma() -> None:
     known = {"age": 40.0, "sex": "unknown", "site": "lower leg"}
     for name in ("ham10000", "isic2019"):
         prompts = render_prompts(read_card(ROOT / f"data/{name}.yaml").prompts["df"], known, "dermatofibroma")
-        assert prompts[0] == "a dermoscopic image of dermatofibroma on the lower leg of a 40 year old"
+        assert prompts[0] == "a dermoscopic image of dermatofibroma on the lower leg of a 40 year old patient"
 
 
 def test_the_command_prints_the_same_card_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

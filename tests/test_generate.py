@@ -6,28 +6,35 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import accelerate.utils
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import load_dataset
+from hypothesis import given, settings as settings_of_hypothesis, strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from stages import generate, lora_train
 from stages.dataset.groups import group_hash, write_seen
 from stages.dataset.table import decode, read_table
-from stages.diffusion import adapter
+from stages.diffusion import adapter, sampling
 from stages.diffusion.base import open_pipeline
-from stages.diffusion.sampling import IMAGE, TEXT, Request, Sampler, spread
+from stages.diffusion.planning import places, planner
+from stages.diffusion.sampling import IMAGE, INTERCLASS, TEXT, Request, Sampler, share
 from stages.diffusion.selection import BROKEN, DUPLICATE, EMPTY, JUDGE, MEMORISED, fill
+from stages.imaging.refining import encode_png
 from stages.imaging.watermark import SOURCE_TYPE, is_marked
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256, write_json
+from stages.runtime.params import Generate, read_params
 from tests.tiny_disease import REPOSITORY, SIZE, FakeJudge, build, change_params, files, stage
 
 
@@ -101,6 +108,33 @@ def test_two_processes_draw_what_one_draws(copy: Path, world: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "3/3" in done.stderr  # each drew its half
     assert files(copy / "synthetic") == files(world / "synthetic")
+
+
+def test_the_bytes_do_not_hang_on_the_number_of_threads(copy: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = yaml.safe_load((copy / "params.yaml").read_text())
+    (copy / "params.yaml").write_text(yaml.safe_dump(params | {"threads": 3}))
+    monkeypatch.setattr(sampling, "CHUNKS", 1)  # a fork for each mode and strength
+    run(copy, monkeypatch)
+    assert files(copy / "synthetic") == files(world / "synthetic")
+
+
+def test_an_image_from_another_class_is_judged_by_the_fold_that_never_saw_its_lesion(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = FakeJudge()
+    monkeypatch.setattr(generate, "load_judge", lambda *_: judge)
+    change_params(copy, "generate", pool=3, modes={"text2img": 0.0, "img2img": 0.0, "interclass": 1.0}, interclass_from=["nv"])
+    run(copy, monkeypatch)
+    table = read_table(copy / "synthetic")
+    assert set(table["mode"]) == {INTERCLASS} and set(table["source"]) == {"img8"} and set(table["strength"]) == {0.8}
+    assert set(table["label"]) == {"df"} and table["prompt"].str.contains("<df>").all()
+    assert judge.folds == [8 % 3] * 3
+    assert read_json(copy / "synthetic/summary.json")["modes"] == {INTERCLASS: {"attempts": 3, "accepted": 3, "rate": 1.0}}
+    assert not any(np.array_equal(image, decode(read_table(copy / "data/refined")["image"])[8]) for image in decode(table["image"]))
+
+
+def test_a_common_class_without_training_images_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_params(copy, "generate", modes={"text2img": 0.5, "img2img": 0.0, "interclass": 0.5}, interclass_from=["nv", "mel"])
+    with pytest.raises(UserError, match="interclass_from names mel"):
+        run(copy, monkeypatch)
 
 
 def test_another_seed_gives_other_images(copy: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +222,7 @@ def requests(count: int, mode: str = TEXT) -> list[Request]:
 @pytest.fixture(scope="module")
 def sampler(world: Path) -> Sampler:
     """Two steps of the tiny base."""
-    source = np.full((SIZE, SIZE, 3), 128, np.uint8)
+    source = encode_png(np.full((SIZE, SIZE, 3), 128, np.uint8))
     return Sampler(open_pipeline(world / "pipeline"), {"s": source}, steps=2, guidance=2.0)
 
 
@@ -209,7 +243,52 @@ def test_processes_share_the_drawing_by_index(monkeypatch: pytest.MonkeyPatch) -
     wanted = requests(5)
     parts = [draw(wanted[rank::3]) for rank in range(3)]
     monkeypatch.setattr(accelerate.utils, "gather_object", lambda own: parts if np.array_equal(own[0], parts[1]) else None)
-    np.testing.assert_array_equal(spread(draw, wanted, SimpleNamespace(num_processes=3, process_index=1)), draw(wanted))
+    np.testing.assert_array_equal(share(draw, wanted, SimpleNamespace(num_processes=3, process_index=1)), draw(wanted))
+
+
+# --- the plan
+
+
+def settings(**values: Any) -> Generate:
+    """generate's default parameters, with changes."""
+    return Generate.model_validate(read_params(REPOSITORY / "params.yaml").generate.model_dump() | values)
+
+
+def plan_of(p: Generate) -> Callable[[int, int], Request]:
+    """The plan for four images of df on dark skin, and common ones on light skin: 30 of nv, two of bcc."""
+    own = [{"id": f"df{i}", "group": f"d{i}", "skin_tone": "dark"} for i in range(4)]
+    common = {c: [{"id": f"{c}{i}", "group": f"{c}{i // 2}", "skin_tone": "light"} for i in range(n)] for c, n in (("nv", 30), ("bcc", 2))}
+    return planner("df", ["{title} on {skin_tone} skin"], "<df>", own, common, p, ("b", "a"))
+
+
+def test_modes_share_the_slots_and_strengths_and_sources_come_equally_often() -> None:
+    p = settings(pool=32, modes={"text2img": 0.25, "img2img": 0.5, "interclass": 0.25}, strengths={"img2img": [0.5, 0.7], "interclass": [0.8]})
+    assert [m for m, _ in places(p)] == [TEXT] * 8 + [IMAGE] * 16 + [INTERCLASS] * 8
+    drawn = [plan_of(p)(slot, 0) for slot in range(32)]
+    pairs = Counter((r.source, r.strength) for r in drawn if r.mode == IMAGE)
+    assert pairs == {(f"df{i}", s): 2 for i in range(4) for s in (0.5, 0.7)}
+    assert {r.prompt for r in drawn if r.mode != INTERCLASS} == {"<df> on dark skin"}
+    assert len({r.seed for r in drawn}) == 32
+
+
+def test_interclass_takes_the_other_classs_skin_from_every_class_and_another_lesion_at_every_attempt() -> None:
+    plan = plan_of(settings(pool=200, modes={"text2img": 0.0, "img2img": 0.0, "interclass": 1.0}))
+    drawn = [[plan(slot, attempt) for attempt in range(3)] for slot in range(200)]
+    assert {r.prompt for each in drawn for r in each} == {"<df> on light skin"}
+    assert all(each[0].source != each[1].source != each[2].source != each[0].source for each in drawn if not str(each[0].source).startswith("bcc"))
+    first = [str(each[0].source) for each in drawn]
+    assert 70 < sum(s.startswith("bcc") for s in first) < 130, "a class comes as often as another, however few its images"
+    assert len({s for s in first if s.startswith("nv")}) > 25
+
+
+@settings_of_hypothesis(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 10), st.integers(0, 10), st.integers(1, 10))
+def test_every_slot_has_one_mode_and_shares_are_kept_to_one_slot(pool: int, text: int, image: int, other: int) -> None:
+    whole = text + image + other
+    modes = {"text2img": text / whole, "img2img": image / whole, "interclass": other / whole}
+    found = Counter(mode for mode, _ in places(settings(pool=pool, modes=modes)))
+    assert sum(found.values()) == pool
+    assert all(abs(found[mode] - pool * share) <= 1 for mode, share in modes.items())
 
 
 # --- selection

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages import lora_train
+from stages import lora_study, lora_train
 from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash, read_seen, write_seen
 from stages.diffusion import adapter, finetuning
@@ -21,7 +23,7 @@ from stages.diffusion.prompts import render_prompts
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json
 from stages.runtime.params import LoraTrain
-from tests.tiny_disease import build, change_params, files, stage
+from tests.tiny_disease import REPOSITORY, build, change_params, files, stage
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,7 @@ def test_the_kept_checkpoint_has_the_least_held_out_loss(world: Path) -> None:
     info = read_json(world / "lora/lora.json")
     assert [c["step"] for c in info["curve"]] == [0, 2, 4]
     assert all(math.isfinite(c[k]) for c in info["curve"] for k in ("held_out", "train"))
+    assert all(c["gap"] == c["held_out"] - c["train"] for c in info["curve"])
     assert info["selected_step"] == min(info["curve"][1:], key=lambda c: c["held_out"])["step"]
     assert (info["images"], info["groups"], info["probed"]) == (6, 3, {"train": 2, "val": 1})
 
@@ -163,12 +166,22 @@ def test_prompts_say_what_is_known_and_leave_out_what_is_not(world: Path) -> Non
     known = {"age": 50.0, "sex": "female", "site": "back", "skin_tone": "dark"}
     full = render_prompts(templates, known, "<df>")
     assert full[0] == "a dermoscopic image of <df> on the back of a 50 year old female on dark skin"
-    assert len(full) == 4
+    assert len(full) == 7
     for missing in (None, np.nan, "", "unknown"):
         rest = render_prompts(templates, known | {"site": missing}, "dermatofibroma")
-        assert rest == ["a dermoscopic image of dermatofibroma on dark skin", "a dermoscopic image of dermatofibroma"]
+        assert rest == [f"a dermoscopic image of dermatofibroma{rest}" for rest in (" of a 50 year old female on dark skin", " on dark skin", "")]
     with pytest.raises(UserError, match="needs an attribute"):
         render_prompts(["{title} at {age}"], {}, "<df>")
+
+
+@pytest.mark.parametrize("name", ["phantom", "ham10000"])
+def test_most_prompts_of_a_card_with_attributes_name_several(name: str) -> None:
+    card = read_card(REPOSITORY / f"data/{name}.yaml")
+    for templates in card.prompts.values():
+        named = [{field for _, field, _, _ in Formatter().parse(t) if field} - {"title"} for t in templates]
+        assert set.union(*named) == set(card.attributes)
+        assert sum(len(fields) > 1 for fields in named) > len(named) / 2
+        assert set() in named, "an image of which nothing is known has a prompt too"
 
 
 def test_a_prompt_with_an_attribute_that_does_not_exist_is_refused(world: Path, tmp_path: Path) -> None:
@@ -186,3 +199,18 @@ def test_a_token_starts_from_the_words_that_are_known(world: Path) -> None:
     for name, words in (("vasc", ["lesion"]), ("df", ["skin", "lesion"])):  # "vascular", "dermatofibroma" and "histiocytoma" are spelled
         rows = adapter.initial_rows(pipe, general[name], 500, seed=0)
         torch.testing.assert_close(rows.mean(0), table[[ids[w][0] for w in words]].mean(0), rtol=0, atol=0.02 * float(table.std()))
+
+
+def test_a_study_trains_every_setting_and_tells_its_losses_by_step(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--rank", "2", "4", "--targets", "attention", "--steps", "4"]
+    stage(copy, monkeypatch, lora_study.main, "base", "study", *arguments)
+    table = pd.read_csv(copy / "study/df.csv")
+    assert list(table) == ["rank", "targets", "step", "held_out", "train", "gap"]
+    assert list(zip(table["rank"], table["step"], strict=True)) == [(2, 0), (2, 2), (2, 4), (4, 0), (4, 2), (4, 4)]
+    assert table.loc[table["step"] == 0, "held_out"].nunique() == 1, "the same base with the same token"
+    assert table.loc[table["step"] == 4, "held_out"].nunique() == 2
+    assert (copy / "study/df.png").exists()
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 4 and f"{table.loc[table['step'] > 0, 'held_out'].min():.4f}" in shown[2]

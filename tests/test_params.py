@@ -58,6 +58,13 @@ def test_every_regime_has_its_block_and_its_stage() -> None:
         ({"train": {"seeds": [1, 2, 6]}}, "share a seed"),
         ({"split": {"val": 0.5, "cal": 0.4}}, "nothing is left to train on"),
         ({"dataset": "../etc"}, "dataset: "),
+        ({"generate": {"modes": {"text2img": 0.5, "img2img": 0.6, "interclass": 0.0}}}, "must sum to 1"),
+        ({"generate": {"modes": {"text2img": 1, "img2img": 0, "inter": 0}}}, "generate.modes.inter: is not a known key"),
+        ({"generate": {"strengths": {"img2img": [0.0], "interclass": [0.8]}}}, "generate.strengths.img2img"),
+        ({"generate": {"strengths": {"img2img": [], "interclass": [0.8]}}}, "generate.strengths.img2img"),
+        ({"generate": {"steps": 1}}, "steps times the least of strengths"),
+        ({"generate": {"modes": {"text2img": 0.5, "img2img": 0.0, "interclass": 0.5}, "interclass_from": ["nv", "df"]}}, "names df, which is rare"),
+        ({"generate": {"modes": {"text2img": 0.5, "img2img": 0.0, "interclass": 0.5}, "interclass_from": []}}, "name common classes"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:

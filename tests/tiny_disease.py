@@ -27,6 +27,8 @@ SIZE = 32
 LORA = {"rank": 4, "alpha": 8.0, "token_steps": 2, "steps": 4, "batch": 2, "checkpoints": 2, "held_out": 2}
 GENERATE = {"pool": 6, "max_attempts": 2, "steps": 2, "min_distance": 0.0}
 
+NO_FOLD = np.empty(0, np.int64)
+
 
 def write_pipeline(folder: Path) -> Path:
     """A complete pipeline of random weights for 32 px images."""
@@ -94,7 +96,7 @@ class FakeJudge:
     def __init__(self, p: float = 0.9) -> None:
         self.p, self.folds = p, []  # type: tuple[float, list[int]]
 
-    def probabilities(self, images: np.ndarray, exclude_fold: np.ndarray) -> np.ndarray:
+    def probabilities(self, images: np.ndarray, exclude_fold: np.ndarray = NO_FOLD) -> np.ndarray:
         """(N, 7): `p` for df, the rest in equal parts."""
         self.folds += exclude_fold.tolist()
         out = np.full((len(images), 7), (1 - self.p) / 6)

@@ -73,12 +73,14 @@ def read_table(folder: str | Path, columns: list[str] | None = None) -> pd.DataF
     return table
 
 
-def read_rows(folder: str | Path, split: pd.DataFrame, part: str, label: str) -> pd.DataFrame:
-    """The refined images of class `label` in `part` of `split`: its columns and the image's others, by id; `UserError` when there is none."""
-    own = split[(split["split"] == part) & (split["label"] == label)]
+def read_rows(folder: str | Path, split: pd.DataFrame, part: str, *labels: str) -> pd.DataFrame:
+    """The refined images of the classes `labels` in `part` of `split`: its columns and the images' others, by id; `UserError` when there is none."""
+    own = split[(split["split"] == part) & split["label"].isin(labels)]
     rows = own.merge(read_table(folder).drop(columns=["label", "group", "split"], errors="ignore"), on="id").sort_values("id", ignore_index=True)
     if rows.empty or len(rows) != len(own):
-        raise UserError(f"{folder} holds {len(rows)} of the {len(own)} images of {label} in split {part}; at least one is needed, and all of them")
+        raise UserError(
+            f"{folder} holds {len(rows)} of the {len(own)} images of {', '.join(labels)} in split {part}; at least one is needed, and all of them"
+        )
     return rows
 
 

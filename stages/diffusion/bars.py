@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from stages.classifier import backbone
 from stages.classifier.fit import Recipe, fit
 from stages.diffusion.pretraining import psnr, reconstruct
 from stages.imaging import corpus
-from stages.imaging.phantoms import COMMON, RARE
+from stages.imaging.phantoms import COMMON, RARE, SITES, SKIN_TONES
 from stages.metrics.generative import kid_interval
 from stages.runtime.params import Augment
 
 GUIDANCE, STEPS = 3.0, 20
+ATTRIBUTES = {"skin_tone": SKIN_TONES, "site": SITES}
 
 
 def sample(pipe: Any, prompts: list[str], seed: int = 0, batch: int = 50) -> NDArray[np.uint8]:
@@ -74,3 +80,33 @@ def naming(pipe: Any, judge: torch.nn.Module, size: int, n: int) -> tuple[dict[s
         "kid_floor": dict(zip(("value", "low", "high"), (round(v, 4) for v in kid_interval(a, c)), strict=True)),
     }
     return out, {"real": real, "samples": fake}
+
+
+def share(right: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of `right` (N,) with its 95% interval (Wilson 1927) and n."""
+    result = binomtest(int(right.sum()), len(right))
+    low, high = result.proportion_ci(method="wilson")
+    return {"value": round(float(right.mean()), 3), "low": round(low, 3), "high": round(high, 3), "n": len(right)}
+
+
+def attributes_obeyed(pipe: Any, backbone_dir: Path, size: int, n: int = 300, fresh: int = 1500) -> dict[str, Any]:
+    """How often a probe reads from `n` samples the skin tone and the site that their prompts ask for, beside chance and `n` real drawings.
+
+    The probe: logistic regression on what the backbone in `backbone_dir` sees in `fresh` unseen drawings of the common classes, in which
+    tones, sites and classes are balanced. Per attribute: chance, samples and drawings, each {value, low, high, n}. No pixel of a drawing
+    depends on the site, so that of the drawings' sites is at chance, and the samples' can be no better: obedience cannot be seen there.
+    """
+    drawn, lesions = corpus.portraits(fresh, size, "bars/attributes/fresh")
+    real, wanted = corpus.portraits(n, size, "bars/attributes/real")
+    prompts = [f"a dermoscopic image of {corpus.named(x.label)} on the {x.site} on {x.skin_tone} skin" for x in wanted]
+    known, true, fake = (backbone.features(backbone_dir, x) for x in (drawn, real, sample(pipe, prompts, seed=1)))
+    out: dict[str, Any] = {}
+    for name, values in ATTRIBUTES.items():
+        asked = np.array([getattr(x, name) for x in wanted])
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(known, [getattr(x, name) for x in lesions])
+        out[name] = {
+            "chance": round(1 / len(values), 3),
+            "samples": share(probe.predict(fake) == asked),
+            "drawings": share(probe.predict(true) == asked),
+        }
+    return out

@@ -210,7 +210,7 @@ def _weights(params: list[torch.nn.Parameter], values: list[torch.Tensor]) -> It
 def train_lora(pipe: Any, data: Material, held_out: Probe, train: Probe, p: LoraTrain, state_file: Path) -> tuple[int, list[dict[str, float]]]:
     """Train a LoRA on `pipe.unet` (left on it, at the chosen checkpoint); the moving average with the least held-out loss is kept.
 
-    Returns the step of that checkpoint and the losses per checkpoint: {step, held_out, train}.
+    Returns the step of that checkpoint and, per checkpoint, {step, held_out, train, gap}: the losses and held_out - train.
 
     min-SNR weighting; `prompt_drop` of the prompts are emptied for classifier-free guidance. The loss on `train`, the same
     task on training images, shows when it starts to memorise. `state_file` is where an interrupted run is taken up again.
@@ -224,7 +224,7 @@ def train_lora(pipe: Any, data: Material, held_out: Probe, train: Probe, p: Lora
         value = {"held_out": probe_loss(pipe, held_out, p.min_snr_gamma), "train": probe_loss(pipe, train, p.min_snr_gamma)}
         if not all(np.isfinite(v) for v in value.values()):
             raise UserError(f"the LoRA's training diverged before step {step}: lower lora_train.lr")
-        return {"step": step, **value}
+        return {"step": step, **value, "gap": value["held_out"] - value["train"]}
 
     before = losses(0)
     params = add_lora(pipe.unet, p.rank, p.alpha, p.targets, p.seed)

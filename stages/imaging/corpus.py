@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.imaging.phantoms import COMMON, FEATURES, Lesion, class_free_lesion, draw_lesion, render, rng_for
+from stages.imaging.phantoms import COMMON, FEATURES, SITES, SKIN_TONES, Lesion, class_free_lesion, draw_lesion, render, rng_for
 from stages.runtime.progress import progress
 
 #: The names of the common classes, as captions say them. Rare classes are never named to the base.
@@ -37,10 +38,15 @@ STRUCTURES = {
 VISIBLE = 0.6  # amplitude from which a structure is named
 
 
+def named(label: str) -> str:
+    """A common class as captions say it: "a benign keratosis", "melanoma"."""
+    title = TITLES[label]
+    return title if label == "mel" else f"{'an' if title[0] in 'aeiou' else 'a'} {title}"
+
+
 def caption(lesion: Lesion, hairs: int, rng: np.random.Generator) -> str:
     """One sentence on a drawing of `lesion` with so many `hairs`; each attribute is named or left out at random, so that all are optional at sampling."""
-    title = TITLES[lesion.label]
-    words = [f"a dermoscopic image of {'an' if title[0] in 'aeiou' else 'a'} {title}" if lesion.label != "mel" else "a dermoscopic image of melanoma"]
+    words = [f"a dermoscopic image of {named(lesion.label)}"]
     if rng.random() < 0.6:
         words.append(f"on the {lesion.site}")
     if rng.random() < 0.6:
@@ -116,6 +122,25 @@ def captioned(count: int, size: int, namespace: str = "pretrain/captioned", clas
         work = pool.map(partial(_captioned, size, namespace, classes), range(count), chunksize=64)
         images, texts, labels, strengths = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
     return Corpus(np.stack(images), list(texts), np.array(labels), np.array(strengths, np.float32))
+
+
+def _portrait(size: int, namespace: str, index: int) -> tuple[NDArray[np.uint8], Lesion]:
+    tone, site = SKIN_TONES[index % len(SKIN_TONES)], SITES[index // len(SKIN_TONES) % len(SITES)]
+    label = COMMON[index // (len(SKIN_TONES) * len(SITES)) % len(COMMON)]
+    tries = (draw_lesion(label, rng_for(namespace, index, k)) for k in itertools.count())
+    lesion = next(drawn for drawn in tries if (drawn.skin_tone, drawn.site) == (tone, site))
+    return render(lesion, rng_for(namespace, index), size).pixels, lesion
+
+
+def portraits(count: int, size: int, namespace: str, processes: int = 2) -> tuple[NDArray[np.uint8], list[Lesion]]:
+    """Images (count, size, size, 3) uint8 of common classes, and their lesions: every skin tone, then site, then class in turn.
+
+    So one tells nothing of another, and chance is one over their number (150 images hold every combination once).
+    """
+    with ProcessPoolExecutor(processes) as pool:
+        work = pool.map(partial(_portrait, size, namespace), range(count), chunksize=64)
+        images, lesions = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
+    return np.stack(images), list(lesions)
 
 
 def group_of(namespace: str, index: int) -> str:

@@ -14,6 +14,7 @@ from stages.runtime.checked import explain, read_yaml
 from stages.runtime.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(gt=0, le=1)]
 Natural = Annotated[int, Field(ge=0)]
 #: An unquoted `off` is false to YAML.
 Selection = Annotated[Literal["off", "random", "easy", "hard"], BeforeValidator(lambda value: "off" if value is False else value)]
@@ -199,17 +200,49 @@ class LoraTrain(Block):
     seed: Natural
 
 
+class Modes(Block):
+    """Shares of the pool's slots: from text, from the disease's own training images, from training images of common classes."""
+
+    text2img: Share
+    img2img: Share
+    interclass: Share
+
+    @model_validator(mode="after")
+    def _whole(self) -> Modes:
+        if abs(self.text2img + self.img2img + self.interclass - 1) > 1e-6:
+            raise ValueError("text2img, img2img and interclass are shares of the pool and must sum to 1")
+        return self
+
+
+class Strengths(Block):
+    """How far an image leaves the one it starts from (0 to 1: from text alone); a mode's slots take them in turn."""
+
+    img2img: list[Strength] = Field(min_length=1)
+    interclass: list[Strength] = Field(min_length=1)
+
+
 class Generate(Block):
-    """The pool per disease: `pool` accepted images, `text2img` of them from text, the rest img2img at `strength`."""
+    """The pool per disease: `pool` accepted images, drawn in `modes` at `strengths`.
+
+    `interclass_from` names the common classes that mode interclass starts from; it is read where that mode has a share. (It is not
+    derived from `rare`: another rare disease would then redraw every disease's images.)
+    """
 
     pool: PositiveInt
     max_attempts: PositiveInt
-    text2img: Share
-    strength: Share
+    modes: Modes
+    strengths: Strengths
+    interclass_from: list[str]
     guidance: PositiveFloat
     steps: PositiveInt
     seed: Natural
     min_distance: Share
+
+    @model_validator(mode="after")
+    def _steps_suffice(self) -> Generate:
+        if int(self.steps * min(*self.strengths.img2img, *self.strengths.interclass)) < 1:
+            raise ValueError("steps times the least of strengths is under 1: raise generate.steps or that strength")
+        return self
 
 
 class Mix(Block):
@@ -339,6 +372,11 @@ class Params(Block):
             raise ValueError("split.val + split.cal + split.test must stay under 1, or nothing is left to train on")
         if len(set(self.rare)) != len(self.rare):
             raise ValueError("rare names a class twice")
+        if self.generate.modes.interclass:
+            if not self.generate.interclass_from:
+                raise ValueError("generate.modes.interclass has a share of the pool: name common classes in generate.interclass_from")
+            if both := sorted(set(self.generate.interclass_from) & set(self.rare)):
+                raise ValueError(f"generate.interclass_from names {', '.join(both)}, which is rare: only common classes may stand there")
         if len(set(self.evaluate.external) | {self.dataset}) != len(self.evaluate.external) + 1:
             raise ValueError("evaluate.external names a data set twice, or the internal one, which is no external test of itself")
         seeds = self.train.seeds + self.train_real.aa_seeds

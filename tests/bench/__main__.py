@@ -91,6 +91,17 @@ def base_bars(params: Params) -> list[Row]:
             [f"samples named as requested, {name} (real drawings: {real:.0%})", f"{named:.0%}", "bar: 80%", f"{named / 0.8:.2f}", "1 or more"]
         )
     kid, floor = gen["kid"]["value"], gen["kid_floor"]["value"]
+    for name, found in bars.attributes_obeyed(pipe, Path("models/base/backbone"), p.size).items():
+        seen, real = found["samples"], found["drawings"]
+        rows.append(
+            [
+                f"{name.replace('_', ' ')} of samples read as requested (real drawings: {real['value']:.0%}, {real['low']:.0%} to {real['high']:.0%})",
+                f"{seen['value']:.0%} ({seen['low']:.0%} to {seen['high']:.0%}, n = {seen['n']})",
+                f"chance: {found['chance']:.0%}",
+                f"{seen['value'] / found['chance']:.2f}",
+                "over 1, where real drawings are",
+            ]
+        )
     ratio = f"{kid / floor:.1f}" if floor > 0 else "none: the floor is not over zero"
     rows.append(["KID of samples to unseen drawings", f"{kid:.4f}", f"drawings to drawings: {floor:.4f}", ratio, "reported"])
     return rows

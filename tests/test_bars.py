@@ -1,0 +1,38 @@
+"""The bars of the base: the probe reads what a prompt asked for where images show it, and nothing where they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stages.diffusion import bars
+from stages.imaging import corpus
+from stages.imaging.phantoms import COMMON, SITES, SKIN_TONES
+
+BACKBONE = Path(__file__).parents[1] / "models/base/backbone"
+SIZE, N = 32, 90
+
+
+def test_portraits_hold_every_tone_site_and_class_alike() -> None:
+    _, lesions = corpus.portraits(150, 8, "test/portraits", processes=1)
+    assert len({(x.skin_tone, x.site, x.label) for x in lesions}) == len(SKIN_TONES) * len(SITES) * len(COMMON)
+
+
+def test_obedience_is_seen_where_it_is_and_chance_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings, _ = corpus.portraits(N, SIZE, "test/obedient", processes=1)  # the same tones and sites in the same order: perfect obedience
+
+    def obeys(pipe: object, prompts: list[str], seed: int) -> NDArray[np.uint8]:
+        assert prompts[0] == "a dermoscopic image of an actinic keratosis on the back on very light skin"
+        return drawings
+
+    monkeypatch.setattr(bars, "sample", obeys)
+    found = bars.attributes_obeyed(None, BACKBONE, SIZE, n=N, fresh=300)
+    tone, site = found["skin_tone"], found["site"]
+    assert tone["samples"]["low"] > 2 * tone["chance"] and tone["samples"]["n"] == N
+    assert site["samples"]["low"] < site["chance"] < site["samples"]["high"], "no pixel depends on the site"
+    assert site["drawings"]["low"] < site["chance"] < site["drawings"]["high"]
+    monkeypatch.setattr(bars, "sample", lambda *_, seed: np.roll(drawings, 3, axis=0))  # every tone but the one that was asked for
+    assert bars.attributes_obeyed(None, BACKBONE, SIZE, n=N, fresh=300)["skin_tone"]["samples"]["high"] < tone["samples"]["low"]
