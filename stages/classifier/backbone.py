@@ -72,14 +72,19 @@ def device() -> torch.device:
 
 
 @torch.no_grad()
-def features(folder: Path, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
-    """What the backbone in `folder` (backbone.json names it) sees in (N, H, W, 3) uint8 images: its last layer but one, (N, D)."""
-    model = build(read_json(folder / "backbone.json")["name"], 1, folder).eval().to(device(), memory_format=torch.channels_last)
+def pooled(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
+    """What a timm `model` sees in (N, H, W, 3) uint8 images: its last layer but one, (N, D)."""
+    model = model.eval().to(device(), memory_format=torch.channels_last)
     parts = []
     for i in range(0, len(images), batch):
-        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
-        parts.append(model.forward_head(model.forward_features(normalise(x.to(device()))), pre_logits=True).double().cpu())
+        x = normalise(torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255).to(device()))
+        parts.append(model.forward_head(model.forward_features(x), pre_logits=True).double().cpu())  # type: ignore[operator]
     return torch.cat(parts).numpy()
+
+
+def features(folder: Path, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float64]:
+    """`pooled` of the backbone in `folder` (backbone.json names it)."""
+    return pooled(build(read_json(folder / "backbone.json")["name"], 1, folder), images, batch)
 
 
 @torch.no_grad()
