@@ -26,7 +26,7 @@ from stages.classifier import scorer
 from stages.classifier.encoders import Encoder, at_hand
 from stages.classifier.start import start_weights
 from stages.dataset.card import Card, read_card_to_learn
-from stages.dataset.groups import read_seen, read_split, refuse_overlap
+from stages.dataset.groups import group_hash, read_seen, read_split, refuse_overlap
 from stages.dataset.reserve import NULL, REST, divide
 from stages.dataset.table import decode, read_table
 from stages.diffusion.candidates import Candidates, flat, flaws, read_candidates
@@ -43,6 +43,7 @@ from stages.runtime.errors import LawError, run
 from stages.runtime.files import fresh, write_json, write_text
 from stages.runtime.params import Audit, Params, read_params
 
+MEMBERS = 200  # training images in the membership test, at most
 OTHERS = 3  # null images per training image in the membership test
 PAIRS = 12  # closest pairs shown per disease
 PER_ROW = 10  # images in a row of the blinded sheet
@@ -81,11 +82,12 @@ def memorised(
 
 def membership(base_dir: Path, lora_dir: Path, disease: str, card: Card, train: pd.DataFrame, null: pd.DataFrame, p: Audit) -> dict[str, Any]:
     """Whether the disease's LoRA knows its training images from those of the null; `LawError` when it has no effect at all."""
-    others = null.head(OTHERS * len(train))
-    gains = learned(base_dir, lora_dir / disease, disease, card, [train, others], p)
+    members = train.head(MEMBERS)
+    others = null.head(OTHERS * len(members))
+    gains = learned(base_dir, lora_dir / disease, disease, card, [members, others], p)
     if others.empty:
-        return UNKNOWN | {"n": len(train)}
-    return membership_auc(gains[0], gains[1], list(train["group"]), list(others["group"]), p.seed)
+        return UNKNOWN | {"n": len(members)}
+    return membership_auc(gains[0], gains[1], list(members["group"]), list(others["group"]), p.seed)
 
 
 def audit_disease(
@@ -128,6 +130,12 @@ def generator(args: argparse.Namespace, card: Card, params: Params, table: pd.Da
             return {"generator_f1": None, "real_f1": None, "note": f"no {part} images of {', '.join(missing)}"}
     accepted = {disease: each.images[each.accepted] for disease, each in found.items()}
     count = min(p.per_class, *map(len, accepted.values()))
+    if not count:
+        return {
+            "generator_f1": None,
+            "real_f1": None,
+            "note": f"no accepted images of {', '.join(d for d, images in accepted.items() if not len(images))}",
+        }
     drawn = {d: images[np.random.default_rng(p.seed).permutation(len(images))[:count]] for d, images in accepted.items()}
     train = table[table["split"] == "train"].drop(columns="image")
     drawn |= draw_common(args.base_dir, card, {c: train[train["label"] == c].to_dict("records") for c in classes if c not in found}, count, size, p)
@@ -179,7 +187,10 @@ def main() -> None:
     size = params.refine.size
     determinism.fix(params.threads, params.audit.seed)
     for folder in (args.base_dir, *(args.lora_dir / disease for disease in params.rare)):
-        refuse_overlap(read_seen(folder), split, str(folder))
+        seen_groups = read_seen(folder)
+        refuse_overlap(seen_groups, split, str(folder))
+        if seen_groups & set(split.loc[split["split"] == "reserve", "group"].map(group_hash)):
+            raise LawError(f"{folder} has seen a group of reserve, which is to tell what nobody trained on: rebuild it from this split (dvc repro)")
     refined = read_table(args.refined).drop(columns=["label", "group", "split"], errors="ignore")
     table = split[split["split"].isin(["train", "val", "reserve"])].merge(refined, on="id").sort_values("id", ignore_index=True)
     table["use"] = table["id"].map(divide(split, params.rare, LEAST))
@@ -189,7 +200,7 @@ def main() -> None:
     out = fresh(args.report / "audit")
     results: dict[str, Any] = {}
     floors: dict[str, Any] = {}
-    with threadpool_limits(1, "blas"):  # sums of several threads differ in their last bit
+    with threadpool_limits(1, user_api="blas"):  # sums of several threads differ in their last bit
         for disease, each in found.items():
             results[disease], floors[disease], seen = audit_disease(disease, args, card, params, table, each, encoders)
             audit_figures.draw_pairs(seen, PAIRS, out / f"pairs_{disease}.png")

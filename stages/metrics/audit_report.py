@@ -111,7 +111,7 @@ def copies_section(modes: Found) -> list[str]:
             says = "copies above the null" if excess["low"] > 0 else "no evidence above the null"
             says += ", underpowered" if excess["underpowered"] else ""
             rows.append([mode, str(excess["n"]), str(excess["n_null"]), interval(excess), says])
-        rows[-1] += [own["note"] if own["value"] is None else interval(own), _number(own.get("null", "-"))]
+        rows[-1] += [own["note"] if own["value"] is None else interval(own), _number("-" if own.get("null") is None else own["null"])]
     known = next(iter(modes.values()))["membership_auc"]
     if known["value"] is None:
         said = f"Membership: {known['note']}."
