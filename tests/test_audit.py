@@ -17,6 +17,7 @@ from stages import audit, lora_train
 from stages.classifier import backbone, encoders
 from stages.dataset.groups import group_hash, write_seen
 from stages.dataset.table import read_table, write_table
+from stages.diffusion.candidates import Candidates, flaws
 from stages.imaging.phantoms import CLASSES, draw_lesion, render, rng_for
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import is_marked
@@ -184,6 +185,14 @@ def test_an_encoder_whose_weights_are_at_hand_is_used_and_nothing_is_fetched(wor
 
 def test_a_name_that_nobody_fetched_is_not_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert encoders.cached("no_such_model.ever") is None
+
+
+def test_accepted_images_that_are_black_or_one_picture_are_told() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3)).astype(np.uint8)
+    images[1], images[3] = 0, images[2]
+    table = pd.DataFrame({"id": list("abcd"), "mode": "text2img", "accepted": True})
+    assert flaws(Candidates(table, images, {})) == ["1 accepted image(s) are black or flat", "1 accepted image(s) are the very picture of another"]
+    assert flaws(Candidates(table.assign(accepted=[True, False, True, False]), images, {})) == []
 
 
 def test_fewer_accepted_images_than_wanted_are_said(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from stages.dataset.reserve import NULL, REST, divide
-from stages.diffusion.candidates import Candidates, flaws
 from stages.imaging.dihedral import dihedral
 from stages.metrics import memorisation
 from stages.metrics.accuracy import accuracy, confusion, macro, place
@@ -202,14 +201,6 @@ def test_what_is_warned_of() -> None:
     assert "from too few images to stop the run" in said
     assert "synthetic nv is named right less often" in said and "synthetic df" not in said
     assert warnings({"df": found()}, whole | {"generator": whole["real"]}, 60) == []
-
-
-def test_accepted_images_that_are_black_or_one_picture_are_told() -> None:
-    images = noise(4, 5)
-    images[1], images[3] = 0, images[2]
-    table = pd.DataFrame({"id": list("abcd"), "mode": "text2img", "accepted": True})
-    assert flaws(Candidates(table, images, {})) == ["1 accepted image(s) are black or flat", "1 accepted image(s) are the very picture of another"]
-    assert flaws(Candidates(table.assign(accepted=[True, False, True, False]), images, {})) == []
 
 
 # --- the reserve
