@@ -13,14 +13,14 @@ from tests.repository import ROOT, dvc, ran, stubbed
 DEFAULT = yaml.safe_load((ROOT / "params.yaml").read_text())
 REGIMES = {"real", "synth", "combined", "curriculum", "oracle", "weighted", "duplicate", "randaugment"}
 #: What follows from the synthetic images of one disease.
-DOWNSTREAM = {"train_synth", "train_combined", "train_curriculum", "evaluate"}
+DOWNSTREAM = {"train_synth", "train_combined", "train_curriculum", "audit", "evaluate"}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stub repository after a first `dvc repro`."""
     folder = stubbed(tmp_path_factory.mktemp("graph") / "repository")
-    every = {"phantom", "refine", "split", "data_report", "base", "judge", "evaluate"} | {f"train_{r}" for r in REGIMES}
+    every = {"phantom", "refine", "split", "data_report", "base", "judge", "audit", "evaluate"} | {f"train_{r}" for r in REGIMES}
     every |= {f"{stage}@{disease}" for stage in ("lora_train", "generate") for disease in DEFAULT["rare"]}
     assert ran(dvc(folder, "repro")) == every
     return folder
@@ -47,7 +47,7 @@ def test_a_changed_prompt_reruns_that_disease_and_what_follows(built: Path) -> N
 def test_an_added_disease_runs_its_own_stages_and_the_regimes(built: Path) -> None:
     change(built / "params.yaml", "rare: [df, vasc]", "rare: [df, vasc, mel]")
     reruns = ran(dvc(built, "repro"))
-    assert reruns - {"split", "data_report"} == {"lora_train@mel", "generate@mel", "evaluate"} | {f"train_{r}" for r in REGIMES}
+    assert reruns - {"split", "data_report"} == {"lora_train@mel", "generate@mel", "audit", "evaluate"} | {f"train_{r}" for r in REGIMES}
 
 
 def test_an_external_set_reruns_its_own_stage_and_evaluate_and_other_data_run_nothing(built: Path) -> None:

@@ -22,19 +22,20 @@ STAGES = {
     "phantom": {"deps": ["stages/phantom.py"], "params": ["phantom"], "outs": ["data/raw/${phantom.name}"]},
     "data_report": {"deps": ["data/raw/${dataset}"], "params": ["threads"], "outs": [{"reports/${dataset}/data.json": {"cache": False}}]},
     "evaluate": {"deps": ["reports/${dataset}/data.json"], "params": ["evaluate"], "outs": ["models/${dataset}/combined"]},
+    "audit": {"deps": ["data/raw/${dataset}"], "params": ["audit"], "outs": ["reports/${dataset}/audit"]},
 }
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of three stub stages."""
+    """A repository of four stub stages."""
     return stubbed(tmp_path_factory.mktemp("launch") / "repository", STAGES)
 
 
 def test_a_preset_builds_its_own_results_and_the_default_its_own(repository: Path) -> None:
     params = (repository / "params.yaml").read_text()
     first = command(repository, *LAUNCH, "smoke").stdout
-    assert ran(first) == {"phantom", "data_report", "evaluate"}
+    assert ran(first) == {"phantom", "data_report", "evaluate", "audit"}
     assert "the table and the verdict" in first
     assert "dvc metrics show --md" in first
     assert (repository / "models/smoke/combined/file.json").exists()
@@ -43,7 +44,7 @@ def test_a_preset_builds_its_own_results_and_the_default_its_own(repository: Pat
     assert not (repository / "dvc.lock").exists(), "the default was never built, so it has no lock"
     assert git(repository, "status", "--porcelain") == "", "a preset leaves the working tree clean"
 
-    assert ran(command(repository, *LAUNCH).stdout) == {"phantom", "data_report", "evaluate"}
+    assert ran(command(repository, *LAUNCH).stdout) == {"phantom", "data_report", "evaluate", "audit"}
     lock = (repository / "dvc.lock").read_text()
     assert ran(command(repository, *LAUNCH, "smoke").stdout) == set(), "a second call finds the preset's finished stages"
     assert (repository / "dvc.lock").read_text() == lock

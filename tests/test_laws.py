@@ -27,6 +27,7 @@ ARGUMENTS = {
     "lora_train": ("df", *DATA, BASE, "models/smoke/lora/df"),
     "generate": ("df", *DATA, BASE, "models/smoke/lora/df", "models/smoke/judge", f"{SYNTHETIC}/df"),
     "train": ("combined", *DATA, BASE, "data/mixes/smoke/combined.csv", "models/smoke/combined", "--synthetic", SYNTHETIC),
+    "audit": (*DATA, BASE, "models/smoke/lora", SYNTHETIC, "reports/smoke"),
     "evaluate": (*DATA, "models/smoke", SYNTHETIC, "reports/smoke"),
 }
 
@@ -79,7 +80,7 @@ def test_a_synthetic_image_in_a_sealed_part(finished: Path, stops: Stops, part: 
     stops(stage, planted)
 
 
-@pytest.mark.parametrize("stage", ["base", "judge", "lora_train", "generate", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["base", "judge", "lora_train", "generate", "train", "audit", "evaluate"])
 def test_a_group_on_both_sides(finished: Path, stops: Stops, stage: str) -> None:
     def both(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[table["split"] == "test", "group"] = table.loc[table["split"] == "train", "group"].iloc[0]
@@ -91,7 +92,16 @@ def test_a_group_on_both_sides(finished: Path, stops: Stops, stage: str) -> None
 
 @pytest.mark.parametrize(
     ("stage", "part"),
-    [("judge", "test"), ("lora_train", "test"), ("generate", "test"), ("train", "test"), ("train", "val"), ("train", "cal"), ("evaluate", "test")],
+    [
+        ("judge", "test"),
+        ("lora_train", "test"),
+        ("generate", "test"),
+        ("train", "test"),
+        ("train", "val"),
+        ("train", "cal"),
+        ("audit", "test"),
+        ("evaluate", "test"),
+    ],
 )
 def test_a_base_that_saw_a_sealed_lesion(finished: Path, stops: Stops, stage: str, part: str) -> None:
     group = sealed_group(finished, part)

@@ -83,8 +83,8 @@ def embed(model: torch.nn.Module, images: NDArray[np.uint8], batch: int = 64) ->
     model = model.eval().to(device(), memory_format=torch.channels_last)
     parts = []
     for i in range(0, len(images), batch):
-        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255)
-        parts.append(model.forward_head(model.forward_features(normalise(x.to(device()))), pre_logits=True).double().cpu())
+        x = normalise(torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float().div(255).to(device()))
+        parts.append(model.forward_head(model.forward_features(x), pre_logits=True).double().cpu())  # type: ignore[operator]
     return torch.cat(parts).numpy()
 
 

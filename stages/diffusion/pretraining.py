@@ -199,10 +199,10 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.asarray(10 * np.log10(255**2 / np.maximum(mse, 1e-9)))
 
 
-def denoising_loss(
+def denoising_errors(
     unet: Any, latents: torch.Tensor, context: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, scheduler: Any, gamma: float = 5.0
 ) -> torch.Tensor:
-    """Mean squared error of the UNet's prediction under min-SNR-gamma weights (Hang et al. 2023, arXiv:2303.09556).
+    """Squared error of the UNet's prediction per image (B,), under min-SNR-gamma weights (Hang et al. 2023, arXiv:2303.09556).
 
     latents (B, C, h, w), context (B, L, D), t (B,); targets are the noise or, for `v_prediction`, the velocity.
     """
@@ -215,7 +215,14 @@ def denoising_loss(
     target = ddpm.get_velocity(latents, eps, t) if velocity else eps
     error = (unet(ddpm.add_noise(latents, eps, t), t, context).sample.float() - target.float()) ** 2
     snr = compute_snr(ddpm, t)
-    return (error.mean((1, 2, 3)) * snr.clamp(max=gamma) / (snr + 1 if velocity else snr)).mean()
+    return error.mean((1, 2, 3)) * snr.clamp(max=gamma) / (snr + 1 if velocity else snr)
+
+
+def denoising_loss(
+    unet: Any, latents: torch.Tensor, context: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, scheduler: Any, gamma: float = 5.0
+) -> torch.Tensor:
+    """The mean of `denoising_errors` over the batch."""
+    return denoising_errors(unet, latents, context, t, eps, scheduler, gamma).mean()
 
 
 def embed(pipe: Any, prompts: Sequence[str]) -> torch.Tensor:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from stages.imaging.watermark import mark
 from stages.metrics.figures import heading, save
 from stages.quality.probes import Probe
 from stages.quality.shortcut import Finding
@@ -54,8 +55,8 @@ def draw_shortcut(
     save(figure, path)
 
 
-def captioned(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], path: Path) -> None:
-    """A page of rows of pictures (H, W, 3), each over its caption, wrapped."""
+def captioned(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], path: Path, generated: bool = False) -> None:
+    """A page of rows of pictures (H, W, 3), each over its caption, wrapped. `generated`: some are AI-generated, and the file says so."""
     wrapped = [[(picture, textwrap.wrap(caption, SIDE // 6)) for picture, caption in row] for row in rows]
     lines = max(len(text) for row in wrapped for _, text in row)
     width, height = SIDE + 8, SIDE + LINE * lines + 8
@@ -66,4 +67,4 @@ def captioned(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], path: Pat
             page.paste(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST), (c * width, r * height))
             for k, line in enumerate(text):
                 pen.text((c * width + 2, r * height + SIDE + LINE * k), line, fill="black")
-    page.save(path, optimize=True)
+    page.save(path, optimize=True, pnginfo=mark() if generated else None)

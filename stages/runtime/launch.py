@@ -33,7 +33,7 @@ from stages.runtime.params import Params, read_params
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 ASIDE = Path(".cache/default")
-TARGETS = ("evaluate", "data_report")
+TARGETS = ("evaluate", "data_report", "audit")
 
 
 def merge(default: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -317,6 +317,21 @@ class Evaluate(Block):
     external: list[DatasetName]
 
 
+class Audit(Block):
+    """The audit of the generator: `per_class` images a class in its accuracy, those of common classes drawn by the base in `steps` steps with
+    `guidance`, and named by a scorer trained for `scorer_steps`; `noise_levels` per image in the membership test; `sheet` images on the
+    blinded sheet. It stops when the lower bound of the copies beyond the null's share exceeds `max_copy_rate`."""
+
+    per_class: PositiveInt
+    steps: PositiveInt
+    guidance: PositiveFloat
+    scorer_steps: PositiveInt
+    noise_levels: PositiveInt
+    max_copy_rate: Share
+    sheet: PositiveInt
+    seed: Natural
+
+
 class Study(Block):
     """Tries on val (`python -m stages.study`): by regime a list of changes to these parameters, as many for one regime as for another.
 
@@ -362,6 +377,7 @@ class Params(Block):
     train_weighted: Regime
     train_duplicate: Regime
     train_randaugment: Regime
+    audit: Audit
     evaluate: Evaluate
     study: Study
     pretrain: Pretrain
