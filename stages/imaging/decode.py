@@ -207,7 +207,8 @@ def check_frames(frames: int) -> None:
 
 def seen(picture: Image.Image) -> Image.Image:
     """The RGB `picture`, unless it shows nothing: raises `Unusable` when it is blank."""
-    if all(low == high for low, high in picture.getextrema()):  # type: ignore[misc]  # RGB: a pair per band
+    extrema = (picture.getchannel(band).getextrema() for band in range(3))  # one by one: the first nearly always tells
+    if all(low == high for low, high in extrema):
         raise Unusable("blank: every pixel has the same colour")
     return picture
 
@@ -272,10 +273,13 @@ def window(values: NDArray[np.generic], ignored: NDArray[np.bool_] | None = None
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def square(picture: Image.Image, size: int) -> Image.Image:
-    """The largest central square of `picture`, resized to `size` px. Never letterboxed: bars would tell where a file came from."""
+def square(picture: Image.Image, size: int, gap: float = 3.0) -> Image.Image:
+    """The largest central square of `picture`, resized to `size` px. Never letterboxed: bars would tell where a file came from.
+
+    A larger one is first reduced by whole factors to `gap` times `size` or more (Pillow's reducing_gap): the less, the faster and the coarser.
+    """
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     # Cropped first: resize(box=...) lets pixels from outside the box bleed in at its edges.
     cropped = picture.crop((left, top, left + side, top + side))
-    return cropped.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return cropped.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=gap)

@@ -21,6 +21,7 @@ from stages.imaging.dihedral import dihedral
 MAX_FILE_BYTES = 500_000_000
 THUMB = 32  # px
 LOW = 8  # frequencies a side that make a hash
+TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0]  # which pixel of a thumb stands where in each orientation
 
 
 class Refined(NamedTuple):
@@ -70,9 +71,10 @@ def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"],
 def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refined:
     """A decoded frame at `size` px, of a file with this hash and length."""
     hashes, thumb = fingerprint(decoded.picture)
-    pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode() + decoded.picture.tobytes()).hexdigest()
+    pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode())
+    pixels.update(decoded.picture.tobytes())
     facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, decoded.burned_in_text)
-    return Refined(decoded.frame, decoded.frames, encode_png(np.asarray(square(decoded.picture, size))), *facts, pixels, hashes, thumb)
+    return Refined(decoded.frame, decoded.frames, _png(square(decoded.picture, size)), *facts, pixels.hexdigest(), hashes, thumb)
 
 
 def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
@@ -81,14 +83,19 @@ def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.ui
     Neither depends on the size to which images are refined, so groups do not change with it. A phash is the low 8 x 8 frequencies
     of the DCT, each as whether it exceeds their median; here of all eight orientations at once.
     """
-    thumb = np.asarray(square(picture.convert("L"), THUMB))
-    low = dct(dct(dihedral(thumb[None])[:, 0], axis=1), axis=2)[:, :LOW, :LOW].reshape(8, -1)
-    bits = low > np.median(low, axis=1, keepdims=True)
+    thumb = np.asarray(square(picture.convert("L"), THUMB, gap=2.0))
+    low = dct(dct(thumb.ravel()[TURNS], axis=1)[:, :LOW], axis=2)[:, :, :LOW].reshape(8, -1)
+    middle = np.sort(low, axis=1)[:, low.shape[1] // 2 - 1 :][:, :2]
+    bits = low > middle.mean(axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64), thumb
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """(H, W, 3) uint8 as PNG bytes, without metadata."""
+    return _png(Image.fromarray(pixels))
+
+
+def _png(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", compress_level=6)
+    picture.save(out, "PNG", compress_level=6)
     return out.getvalue()
