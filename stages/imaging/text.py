@@ -35,18 +35,18 @@ def burned_in_text(picture: Image.Image) -> bool:
     """
     if max(picture.size) > LONGEST:
         picture = picture.reduce(-(-max(picture.size) // LONGEST))
-    planes = [np.asarray(picture.convert("L"))]
-    pixels = np.asarray(picture)
-    if not np.array_equal(pixels[..., 0], pixels[..., 2]):
-        planes.append(pixels[..., 2])
+    red, blue = (np.asarray(picture.getchannel(band)) for band in "RB")
+    planes = [np.asarray(picture.convert("L")), *([] if np.array_equal(red, blue) else [blue])]
     return any(_has_word(plane) for plane in planes)
 
 
 def _has_word(plane: NDArray[np.uint8]) -> bool:
     left, right = plane[:, :-1], plane[:, 1:]
-    edges = np.count_nonzero(np.maximum(left, right) - np.minimum(left, right) > STEP, axis=1)
-    rows = np.flatnonzero(edges >= LETTERS)  # a row of pixels through a word meets an edge in each letter
-    if edges.sum() < MIN_EDGES or rows.size < HEIGHTS[0]:
+    edges = np.maximum(left, right) - np.minimum(left, right) > STEP
+    if np.count_nonzero(edges) < MIN_EDGES:
+        return False
+    rows = np.flatnonzero(np.count_nonzero(edges, axis=1) >= LETTERS)  # a row of pixels through a word meets an edge in each letter
+    if rows.size < HEIGHTS[0]:
         return False
     band = plane[max(rows[0] - 12, 0) : rows[-1] + 13]
     around = np.asarray(Image.fromarray(band).filter(ImageFilter.BoxBlur(15))).astype(np.int16)

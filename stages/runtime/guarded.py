@@ -79,16 +79,16 @@ class _Worker(Generic[T]):
         except (EOFError, ConnectionResetError):
             raise RuntimeError("a worker ended before its first task; its own message stands above") from None
 
-    def receive(self) -> R | Failed | Done:
-        """A value of the present task, `DONE` after its last, or why the process has died."""
+    def receive(self) -> list[R | Failed | Done]:
+        """Values of the present task, with `DONE` after its last, or why the process has died."""
         try:
-            answer: tuple[R] | tuple[()] = self.connection.recv()
+            values, ended = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return Failed(self._cause(self.process.wait()))
-        if answer:
-            return answer[0]
+            return [Failed(self._cause(self.process.wait()))]
+        if not ended:
+            return list(values)
         self.watched = None
-        return DONE
+        return [*values, DONE]
 
     def watch(self, clock: float) -> None:
         """End the process when its present task has been at work for too long; called again and again, with seconds on a clock."""
@@ -145,18 +145,20 @@ def guarded(function: Callable[[T], Iterable[R]], tasks: Iterable[T], limits: Li
         while workers:
             ready = wait([worker.connection for worker in workers], WATCH)
             for worker in [worker for worker in workers if worker.connection in ready]:
-                task, answer = worker.tasks[0], worker.receive()
-                if isinstance(answer, Failed) and not worker.at_fault:
+                task, answers = worker.tasks[0], worker.receive()
+                last = answers[-1]
+                if isinstance(last, Failed) and not worker.at_fault:
                     _replace(workers, worker, function)
                     continue
-                if isinstance(answer, (Done, Failed)):
+                if isinstance(last, (Done, Failed)):
                     worker.tasks.popleft()
                     for following in islice(waiting, 1):
                         worker.send(following)
                     worker.fresh = False
-                    if isinstance(answer, Failed) or not worker.tasks:
+                    if isinstance(last, Failed) or not worker.tasks:
                         _replace(workers, worker, function)
-                yield task, answer
+                for answer in answers:
+                    yield task, answer
             passed = time.monotonic() - looked
             if passed > WATCH:
                 looked += passed

@@ -19,7 +19,8 @@ OUT_OF_MEMORY = 77  # exit status
 
 
 def serve(connection: Connection) -> None:
-    """Answer each task with its values, each as a 1-tuple, and then an empty tuple."""
+    """Answer each task with its values, as pairs of a list and whether the task has ended: a value is held back until the next one is
+    there, so that a task of one value costs one message."""
     function, limits = connection.recv()
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_mb << 20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -27,9 +28,12 @@ def serve(connection: Connection) -> None:
     while True:
         task = connection.recv()
         signal.setitimer(signal.ITIMER_PROF, 10 * limits.seconds)  # ends an endless loop when the parent is no longer there to do it
+        held: list[object] = []
         for value in function(task):
-            connection.send((value,))
-        connection.send(())
+            if held:
+                connection.send((held, False))
+            held = [value]
+        connection.send((held, True))
 
 
 def main() -> None:
