@@ -169,7 +169,7 @@ def test_prompts_say_what_is_known_and_leave_out_what_is_not(world: Path) -> Non
     assert len(full) == 7
     for missing in (None, np.nan, "", "unknown"):
         rest = render_prompts(templates, known | {"site": missing}, "dermatofibroma")
-        assert rest == [f"a dermoscopic image of dermatofibroma{rest}" for rest in (" of a 50 year old female on dark skin", " on dark skin", "")]
+        assert rest == [f"a dermoscopic image of dermatofibroma{end}" for end in (" of a 50 year old female on dark skin", " on dark skin", "")]
     with pytest.raises(UserError, match="needs an attribute"):
         render_prompts(["{title} at {age}"], {}, "<df>")
 
