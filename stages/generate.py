@@ -114,6 +114,7 @@ def main() -> None:
     sampler = Sampler(pipe, dict(zip(train["id"], train["image"], strict=True)), p.steps, p.guidance)
     hashes = (base["hash"], info["adapter_hash"])
     known = {str(name): rows.to_dict("records") for name, rows in train.drop(columns="image").groupby("label")}
+    own = known.pop(disease)
     if missing := sorted(set(others) - known.keys()):
         raise UserError(f"generate.interclass_from names {', '.join(missing)}, of which {args.split} has no training image")
 
@@ -129,7 +130,7 @@ def main() -> None:
         return share(mine, requests, state)
 
     attempts = fill(
-        planner(disease, templates, info["token"], known.pop(disease), known, p, hashes),
+        planner(disease, templates, info["token"], own, known, p, hashes),
         draw,
         lambda images, requests: judge.probabilities(images, np.array([-1 if r.source is None else fold[r.source] for r in requests])),
         pool=p.pool, max_attempts=p.max_attempts, wanted=judge.classes.index(disease), accept=judge.accept,

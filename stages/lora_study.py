@@ -61,7 +61,9 @@ def study(
 def best(table: pd.DataFrame) -> str:
     """The step of least held-out loss of every rank and targets, the best first, in Markdown."""
     least = table[table["step"] > 0].sort_values(["held_out", "step"]).groupby(["rank", "targets"], sort=False).head(1)
-    return markdown([list(least), *([f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in least.itertuples(index=False))])
+    return markdown(
+        [[str(c) for c in least], *([f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in least.itertuples(index=False))]
+    )
 
 
 def main() -> None:

@@ -169,7 +169,7 @@ def test_prompts_say_what_is_known_and_leave_out_what_is_not(world: Path) -> Non
     assert len(full) == 7
     for missing in (None, np.nan, "", "unknown"):
         rest = render_prompts(templates, known | {"site": missing}, "dermatofibroma")
-        assert rest == [f"a dermoscopic image of dermatofibroma{rest}" for rest in (" of a 50 year old female on dark skin", " on dark skin", "")]
+        assert rest == [f"a dermoscopic image of dermatofibroma{end}" for end in (" of a 50 year old female on dark skin", " on dark skin", "")]
     with pytest.raises(UserError, match="needs an attribute"):
         render_prompts(["{title} at {age}"], {}, "<df>")
 
@@ -210,7 +210,7 @@ def test_a_study_trains_every_setting_and_tells_its_losses_by_step(
     assert list(table) == ["rank", "targets", "step", "held_out", "train", "gap"]
     assert list(zip(table["rank"], table["step"], strict=True)) == [(2, 0), (2, 2), (2, 4), (4, 0), (4, 2), (4, 4)]
     assert table.loc[table["step"] == 0, "held_out"].nunique() == 1, "the same base with the same token"
-    assert table.loc[table["step"] == 4, "held_out"].nunique() == 2
+    assert len(table.loc[table["step"] == 4, ["held_out", "train"]].drop_duplicates()) == 2
     assert (copy / "study/df.png").exists()
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 4 and f"{table.loc[table['step'] > 0, 'held_out'].min():.4f}" in shown[2]

@@ -53,7 +53,8 @@ def planner(
     def plan(slot: int, attempt: int) -> Request:
         mode, place = slots[slot]
         rng = np.random.default_rng(seed_of("plan", p.seed, disease, slot, attempt))
-        source, strength = None, None
+        source: str | None = None
+        strength: float | None = None
         if mode == TEXT:
             row = own[int(rng.integers(len(own)))]
         elif mode == IMAGE:

@@ -64,8 +64,8 @@ class Sampler:
         if requests[0].mode == TEXT:
             images = self._text(**common).images
         else:
-            start = decode([self.sources[str(r.source)] for r in full], self.side)
-            start = torch.from_numpy(start).permute(0, 3, 1, 2).float() / 255
+            pixels = decode([self.sources[str(r.source)] for r in full], self.side)
+            start = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
             images = self._image(image=start, strength=requests[0].strength, **common).images
         return np.asarray(images[: len(requests)], np.float32)
 

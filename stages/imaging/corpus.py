@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -127,9 +126,11 @@ def captioned(count: int, size: int, namespace: str = "pretrain/captioned", clas
 def _portrait(size: int, namespace: str, index: int) -> tuple[NDArray[np.uint8], Lesion]:
     tone, site = SKIN_TONES[index % len(SKIN_TONES)], SITES[index // len(SKIN_TONES) % len(SITES)]
     label = COMMON[index // (len(SKIN_TONES) * len(SITES)) % len(COMMON)]
-    tries = (draw_lesion(label, rng_for(namespace, index, k)) for k in itertools.count())
-    lesion = next(drawn for drawn in tries if (drawn.skin_tone, drawn.site) == (tone, site))
-    return render(lesion, rng_for(namespace, index), size).pixels, lesion
+    rng = rng_for(namespace, index)
+    lesion = draw_lesion(label, rng)
+    while (lesion.skin_tone, lesion.site) != (tone, site):
+        lesion = draw_lesion(label, rng)
+    return render(lesion, rng, size).pixels, lesion
 
 
 def portraits(count: int, size: int, namespace: str, processes: int = 2) -> tuple[NDArray[np.uint8], list[Lesion]]:
