@@ -113,7 +113,7 @@ def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
     for column, (knob, lines) in zip(axes.T, knobs.items(), strict=True):
         for axis, (score, label) in zip(column, SCORES.items(), strict=True):
             for regime, points in lines.items():
-                x = [str(setting) if isinstance(setting, str | bool) else setting for setting, _ in points]
+                x = [setting if isinstance(setting, np.number) else str(setting) for setting, _ in points]
                 y = np.array([val[score]["value"] for _, val in points])
                 low, high = (np.array([val[score][end] for _, val in points]) for end in ("low", "high"))
                 reach = np.maximum([y - low, high - y], 0)
