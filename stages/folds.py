@@ -132,7 +132,7 @@ def main() -> None:
     verdict = decide(own.candidate, seeds, truth.n_lesions, truth.rare, {n: mean for n, (mean, _) in scored.items()}, boots, own.min_seeds)
     verdict["folds"] = len(kept)
     metrics = {name: scored[name][0] for name in members if name != AA}
-    details = {
+    details: dict[str, dict[str, Any]] = {
         name: {
             "regime": name,
             "what": WHAT[name],

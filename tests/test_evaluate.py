@@ -266,7 +266,7 @@ def leave_out(place: Workplace, **reasons: str) -> None:
 
 def test_the_oracle_is_the_ceiling_and_the_candidate_may_be_the_curriculum(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     info = read_json(place.models / "curriculum" / "model.json")
-    place.change("curriculum", skill=3.0, training=info["training"] | {"class_weighting": 0.5, "select": "hard", "first": 0.5})
+    place.change("curriculum", skill=2.0, training=info["training"] | {"class_weighting": 0.5, "select": "hard", "first": 0.5})
     place.change("oracle", skill=5.0)
     place.params["evaluate"]["candidate"] = "curriculum"
     place.write_params(place.params)

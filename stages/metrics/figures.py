@@ -107,13 +107,13 @@ def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
         changed = pd.json_normalize(one["changes"]).iloc[0].to_dict()
         if len(changed) == 1:
             ((name, setting),) = changed.items()
-            of_knob = knobs.setdefault(name.removeprefix(f"train_{one['regime']}."), {})
+            of_knob = knobs.setdefault(str(name).removeprefix(f"train_{one['regime']}."), {})
             of_knob.setdefault(one["regime"], []).append((setting, one["val"]))
     figure, axes = plt.subplots(len(SCORES), len(knobs), figsize=(3.2 * len(knobs) + 1, 5.5), sharey="row", squeeze=False, layout="constrained")
     for column, (knob, lines) in zip(axes.T, knobs.items(), strict=True):
         for axis, (score, label) in zip(column, SCORES.items(), strict=True):
             for regime, points in lines.items():
-                x = [str(setting) if isinstance(setting, str | bool) else setting for setting, _ in points]
+                x = [setting if isinstance(setting, np.number) else str(setting) for setting, _ in points]
                 y = np.array([val[score]["value"] for _, val in points])
                 low, high = (np.array([val[score][end] for _, val in points]) for end in ("low", "high"))
                 reach = np.maximum([y - low, high - y], 0)
