@@ -41,7 +41,7 @@ def broken(root: Path, tmp_path: Path) -> Path:
 
 def open_page(root: Path, monkeypatch: pytest.MonkeyPatch, view: str | None = None) -> AppTest:
     monkeypatch.setenv("RARELENS_ROOT", str(root))
-    page = AppTest.from_file(MAIN, default_timeout=120).run()
+    page = AppTest.from_file(MAIN, default_timeout=600).run()
     return page.switch_page(f"views/{view}.py").run() if view else page
 
 
