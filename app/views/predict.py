@@ -209,16 +209,17 @@ def show_report(choice: frame.Choice, views: list[View], result: Result, info: d
     view = next(view for view in views if not view.reason)
     if view.seen is None or view.shown is None:
         return
-    number = list(result.probabilities).index(result.predicted)
-    pictures = {
-        "The image": view.shown,
-        f"What speaks for {titles[result.predicted]} (no proof)": frame.overlay(
-            view.shown, frame.explainer(choice, content).heat(view.seen, number), 0.6
-        ),
-    }
+    picture, seen, explainer = view.shown, view.seen, frame.explainer(choice, content)
     limits = [wording.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
+
+    def pdf() -> bytes:
+        """Made when it is asked for: it takes longer than all else on the page."""
+        warmth = explainer.heat(seen, list(result.probabilities).index(result.predicted))
+        pictures = {"The image": picture, f"What speaks for {titles[result.predicted]} (no proof)": frame.overlay(picture, warmth, 0.6)}
+        return document.as_pdf(told, titles, pictures, limits)
+
     left, right = st.columns(2)
-    left.download_button("Report as PDF", document.as_pdf(told, titles, pictures, limits), "rarelens.pdf", "application/pdf", width="stretch")
+    left.download_button("Report as PDF", pdf, "rarelens.pdf", "application/pdf", width="stretch")
     right.download_button("Report as JSON", document.as_json(told), "rarelens.json", "application/json", width="stretch")
     frame.small("The report holds the picture and its file name: handle it as you handle the patient's file.")
 
