@@ -122,7 +122,7 @@ def test_several_files_are_one_case(root: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_answer_says_how_often_it_is_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = upload(open_page(root, monkeypatch), phantom_png())
     said = words(page)
-    assert "it found 80 (70 to 90; n = 60)" in said and "too few lesions were vascular lesion to say" in said
+    assert "it found 80 (70 to 90; n = 60) of 100 lesions with dermatofibroma" in said and "too few lesions with vascular lesion to say" in said
     assert wording.NO_PROOF in said and "What speaks for" in [box.label for box in page.selectbox][-1]
 
 
