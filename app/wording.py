@@ -110,8 +110,8 @@ def right(answer: Presence, value: tuple[float, float, float] | None, prevalence
     said = PRESENCE[answer][0].lower()
     if value is None:
         return f"How often “{said}” is right is not known: too few lesions were tested."
-    mid, low, high = (round(100 * v) for v in value)
-    return f"Among such patients ({of_1000(prevalence)} with it), of 100 for whom it says “{said}”, **{mid}** ({low} to {high}) are rightly told so."
+    mid, low, high = value
+    return f"Among such patients ({of_1000(prevalence)} with it) “{said}” is right for **{of_1000(mid)}** who are told so ({span(low, high)})."
 
 
 def refusal_rates(record: Mapping[str, Any], measured: Mapping[str, Share | None], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:
