@@ -43,7 +43,7 @@ def show(choice: frame.Choice) -> None:
         help="JPEG, PNG, TIFF, DICOM and others, whatever the name. It is read in memory and forgotten when you leave: nothing is written to disk.",
     )
     predictor = frame.load(choice, content)
-    info, case, views = predictor.info, "", []
+    info, views = predictor.info, list[View]()
     if not uploaded:
         st.info("Upload an image to see what the model says of it. Several files are taken as views of one lesion.", icon=":material/upload:")
     elif len(uploaded) > MAX_FILES:
@@ -118,8 +118,8 @@ def show_result(choice: frame.Choice, views: list[View], result: Result, info: d
         st.warning(f"**Refer:** {'; '.join(refer)}.", icon=":material/person_search:")
     left, right = st.columns([1, 2], gap="medium")
     size = info["transform"]["size"]
-    for view in views:
-        left.image(view.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
+    for shown in [view.shown for view in views if view.shown is not None]:
+        left.image(shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
     with right:
         if len(views) > 1:
             st.markdown(f"One case of {len(views)} views: probabilities are their mean.")
