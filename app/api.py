@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from stages.classifier.predictor import Predictor
 
 HOST = "127.0.0.1"
-MAX_BYTES = 50 * 1024 * 1024  # of a request, as on the page (.streamlit/config.toml)
+MAX_BYTES = 50 * 1024 * 1024  # of a request, as on the page
 COVERAGE = "0.90"
 MultiPartParser.spool_max_size = MAX_BYTES  # an upload stays in memory: Starlette would put it on disk from 1 MB on
 

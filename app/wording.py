@@ -98,8 +98,8 @@ def tested(title: str, found: Mapping[str, Share | None]) -> str:
     if not found:
         return "This model has not been tested: build the reports to know how often it is right."
     hit, spared = found["sensitivity"], found["specificity"]
-    sick = f"of 100 lesions that were {title} it found {of_100(hit)}" if hit else f"too few lesions were {title} to say how many it finds"
-    well = f"of 100 others it left {of_100(spared)} unaccused" if spared else "too few were not to say how many it spares"
+    sick = f"it found {of_100(hit)} of 100 lesions with {title} (sensitivity)" if hit else f"too few lesions with {title} to say how many it finds"
+    well = f"it rightly left out {of_100(spared)} of 100 without (specificity)" if spared else "too few without to say how many it rightly leaves out"
     return f"On test images: {sick}; {well}. Brackets: 95% interval, lesions."
 
 
@@ -110,8 +110,8 @@ def right(answer: Presence, value: tuple[float, float, float] | None, prevalence
     said = PRESENCE[answer][0].lower()
     if value is None:
         return f"How often “{said}” is right is not known: too few lesions were tested."
-    mid, low, high = (round(100 * v) for v in value)
-    return f"Among such patients ({of_1000(prevalence)} with it), of 100 for whom it says “{said}”, **{mid}** ({low} to {high}) are rightly told so."
+    mid, low, high = value
+    return f"Among such patients ({of_1000(prevalence)} with it) “{said}” is right for **{of_1000(mid)}** who are told so ({span(low, high)})."
 
 
 def refusal_rates(record: Mapping[str, Any], measured: Mapping[str, Share | None], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -177,6 +177,8 @@ def measure(
     metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
     means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
     for regime, predictor in predictors.items():  # the scores above are over all test images, those refused too
+        if "ood" not in predictor.info:
+            continue
         why = np.array([reason is not None for reason in predictor.refusals(images)])
         details[regime]["refused"] = {c: proportion(why[truth.labels == i]) for i, c in enumerate(card.class_names)}
     verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import shutil
 import socket
 import tempfile
@@ -86,8 +88,13 @@ def test_an_image_on_which_the_model_may_not_speak_is_refused(client: httpx.Clie
 
 
 def test_too_large_a_request_is_413_before_it_is_read(client: httpx.Client) -> None:
-    answer = client.post("/predict", content=b"x", headers={"content-length": str(api.MAX_BYTES + 1)})
-    assert answer.status_code == 413 and "50 MB" in answer.json()["reason"]
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=120)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(api.MAX_BYTES + 1))
+    connection.endheaders()  # and not one byte more
+    answer = connection.getresponse()
+    assert answer.status == 413 and "50 MB" in json.loads(answer.read())["reason"]
+    connection.close()
     chunked = client.post("/predict", content=iter([b"x"]))
     assert chunked.status_code == 411 and "length" in chunked.json()["reason"]
 

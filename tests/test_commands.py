@@ -131,6 +131,7 @@ def test_ci_runs_linters_and_tests() -> None:
 COVERED = {
     "make reproduce PRESET=smoke": "tests/conftest.py",
     "make app": "tests/test_browser.py",
+    "make api PORT=8000": "tests/test_api.py",
     "source .venv/bin/activate": "tests/test_commands.py",
     "python -m stages.predict models/phantom/combined data/raw/phantom/images predictions.csv": "tests/test_smoke.py",
     "python -m stages.source": "tests/test_source.py",

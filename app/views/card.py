@@ -29,7 +29,7 @@ def show(choice: frame.Choice) -> None:
     st.header("What it is worth")
     rows = modelcard.performance(place, choice.regime, card)
     if rows:
-        st.table(pd.DataFrame(rows, columns=["Disease", "Found, of those with it", "Left unaccused, of those without"]), hide_index=True)
+        st.table(pd.DataFrame(rows, columns=["Disease", "Found, of those with it", "Rightly left out, of those without"]), hide_index=True)
         frame.small("“Present” at the calibrated threshold, on the sealed test images; brackets: 95% interval, n lesions.")
     else:
         st.info(f"Not tested yet: build the reports with `{place.command}`.", icon=":material/info:")

@@ -43,7 +43,7 @@ def show(choice: frame.Choice) -> None:
         help="JPEG, PNG, TIFF, DICOM and others, whatever the name. It is read in memory and forgotten when you leave: nothing is written to disk.",
     )
     predictor = frame.load(choice, content)
-    info, case, views = predictor.info, "", []
+    info, views = predictor.info, list[View]()
     if not uploaded:
         st.info("Upload an image to see what the model says of it. Several files are taken as views of one lesion.", icon=":material/upload:")
     elif len(uploaded) > MAX_FILES:
@@ -118,8 +118,8 @@ def show_result(choice: frame.Choice, views: list[View], result: Result, info: d
         st.warning(f"**Refer:** {'; '.join(refer)}.", icon=":material/person_search:")
     left, right = st.columns([1, 2], gap="medium")
     size = info["transform"]["size"]
-    for view in views:
-        left.image(view.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
+    for shown in [view.shown for view in views if view.shown is not None]:
+        left.image(shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
     with right:
         if len(views) > 1:
             st.markdown(f"One case of {len(views)} views: probabilities are their mean.")
@@ -209,16 +209,17 @@ def show_report(choice: frame.Choice, views: list[View], result: Result, info: d
     view = next(view for view in views if not view.reason)
     if view.seen is None or view.shown is None:
         return
-    number = list(result.probabilities).index(result.predicted)
-    pictures = {
-        "The image": view.shown,
-        f"What speaks for {titles[result.predicted]} (no proof)": frame.overlay(
-            view.shown, frame.explainer(choice, content).heat(view.seen, number), 0.6
-        ),
-    }
+    picture, seen, explainer = view.shown, view.seen, frame.explainer(choice, content)
     limits = [wording.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
+
+    def pdf() -> bytes:
+        """Made when it is asked for: it takes longer than all else on the page."""
+        warmth = explainer.heat(seen, list(result.probabilities).index(result.predicted))
+        pictures = {"The image": picture, f"What speaks for {titles[result.predicted]} (no proof)": frame.overlay(picture, warmth, 0.6)}
+        return document.as_pdf(told, titles, pictures, limits)
+
     left, right = st.columns(2)
-    left.download_button("Report as PDF", document.as_pdf(told, titles, pictures, limits), "rarelens.pdf", "application/pdf", width="stretch")
+    left.download_button("Report as PDF", pdf, "rarelens.pdf", "application/pdf", width="stretch")
     right.download_button("Report as JSON", document.as_json(told), "rarelens.json", "application/json", width="stretch")
     frame.small("The report holds the picture and its file name: handle it as you handle the patient's file.")
 
