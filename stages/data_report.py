@@ -199,6 +199,7 @@ def make_facts(
         "quarantine": quarantine_reasons(quarantine),
         "near_duplicates": near_duplicates(table, refined["near_duplicates"]),
         "table_rows_without_file": refined["table_rows_without_file"],
+        "public_ids": refined["public_ids"],
         "boxes": set(BOX) <= set(table),
         "shortcut": shortcut,
         "label_review": doubts.drop(columns="row").to_dict("records"),

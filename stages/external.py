@@ -7,7 +7,8 @@ Out: OUT_DIR/part-000.parquet, the images that stay, columns as refined; OUT_DIR
     python -m stages.external REFINED OTHER_CARD OTHER_REFINED OUT_DIR
 
 Nothing is learned or chosen here. An image is compared with all of the internal data, whatever their split; where one goes, its
-patient or lesion goes whole. Ids and groups can only be told to be the same where both sets were refined under one RARELENS_ID_KEY.
+patient or lesion goes whole. Ids and groups can only be told to be the same where both sets were refined under one RARELENS_ID_KEY; those of
+sets from one archive (ISIC 2019 contains HAM10000), whatever their folders, where both cards name it as `layout.collection`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ from stages.runtime.files import fresh, write_json
 from stages.runtime.params import read_params
 from stages.runtime.progress import progress
 
-SAME = {"sha256": "the same file", "id": "the same id", "group": "the same patient or lesion"}  # by column of the refined table
+SAME = {  # by column of the refined table; the collection's are there where the card names one
+    "sha256": "the same file",
+    "id": "the same id",
+    "group": "the same patient or lesion",
+    "collection_id": "the same image of the collection",
+    "collection_group": "the same patient or lesion of the collection",
+}
 PIXELS = "the same picture"
 NEAR = "nearly the same picture"
 KIN = "of a patient or lesion with such an image"
@@ -64,7 +71,7 @@ def take_prints(images: Iterable[bytes], what: str, total: int) -> Prints:
 
 
 def overlaps(own: pd.DataFrame, other: pd.DataFrame, own_prints: Prints, other_prints: Prints, distance: int, correlation: float) -> pd.Series:
-    """Why each row of `other` (id, group, sha256) is left out, "" where it stays; the first reason that holds, in the order of the constants.
+    """Why each row of `other` (id, group, sha256, those of a collection) is left out, "" where it stays; by the first that holds, in their order.
 
     `own` is the whole internal data set (same columns); `distance` and `correlation` are those of `near_pairs`.
     """
@@ -72,7 +79,7 @@ def overlaps(own: pd.DataFrame, other: pd.DataFrame, own_prints: Prints, other_p
         np.concatenate([own_prints.hashes, other_prints.hashes]), np.concatenate([own_prints.thumbs, other_prints.thumbs]), distance, correlation
     )
     across = pairs[(pairs[:, 0] < len(own)) & (pairs[:, 1] >= len(own)), 1] - len(own)
-    found = [(other[column].isin(own[column]).to_numpy(), reason) for column, reason in SAME.items()]
+    found = [(other[column].isin(own[column].dropna()).to_numpy(), reason) for column, reason in SAME.items() if column in own and column in other]
     found += [(np.isin(other_prints.pixels, own_prints.pixels), PIXELS), (np.isin(np.arange(len(other)), across), NEAR)]
     reasons = pd.Series(np.select([hit for hit, _ in found], [reason for _, reason in found], ""), index=other.index)
     kin = other["group"].isin(other.loc[reasons != "", "group"]) & (reasons == "")

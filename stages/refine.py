@@ -2,10 +2,11 @@
 
 In:  the dataset card (layout, attributes), every file under RAW_DIR, params.yaml (blocks `refine`, `threads`).
 Out: OUT_DIR/part-*.parquet with a row an image: image (PNG, `refine.size` px), id, label, group, sha256 (of the raw file),
-     source (keyed hash of its path), the card's attributes, split and extra columns where the layout names them, frame (its
-     index in the file, from 0), width, height, mode, format, file_bytes of the raw file, burned_in_text; OUT_DIR/quarantine.csv
-     (file, reason), a row a file left out, so that every file is in exactly one of the two (as `source` or by its name);
-     OUT_DIR/refined.json: near-duplicates, table rows without a file, and counts of files and images.
+     source (keyed hash of its path), collection_id and collection_group where the layout names a collection, the card's attributes,
+     split and extra columns where the layout names them, frame (its index in the file, from 0), width, height, mode, format,
+     file_bytes of the raw file, burned_in_text; OUT_DIR/quarantine.csv (file, reason), a row a file left out, so that every file is
+     in exactly one of the two (as `source` or by its name); OUT_DIR/refined.json: near-duplicates, table rows without a file,
+     whether ids are made under the public key, and counts of files and images.
 
     python -m stages.refine CARD RAW_DIR OUT_DIR
 
@@ -24,7 +25,7 @@ import hashlib
 import hmac
 import os
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -44,13 +45,14 @@ from stages.runtime.params import Refine, read_params
 from stages.runtime.progress import progress_bar
 
 CACHE = Path(".cache/refine")
+PUBLIC_KEY = "rarelens"
 SHARD = 20_000  # images a Parquet file
 SMALL_CLUSTER = 10  # images that may always be alike, however few there are in all
 
 
 def keyed(kind: str, value: str) -> str:
     """16 hex digits of HMAC-SHA256 of `value` under RARELENS_ID_KEY: the same value gives the same key, and no way back."""
-    key = os.environ.get("RARELENS_ID_KEY", "rarelens")
+    key = os.environ.get("RARELENS_ID_KEY") or PUBLIC_KEY
     return hmac.new(key.encode(), f"{kind}\0{value}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
@@ -137,15 +139,23 @@ def group_images(
     return rows.assign(group=merge_groups(rows["group"], links)), left_out, near
 
 
-def name_images(rows: pd.DataFrame, archives: bool) -> pd.DataFrame:
+def name_images(rows: pd.DataFrame, archives: bool, collection: str | None = None) -> pd.DataFrame:
     """Keyed `id`, `source` and `group` for rows with file, frame and the raw group; where it is missing, the frames of a file are
     a group of their own, and so is each image of an archive.
+
+    Data sets of one `collection` share the names of images and lesions, if not of folders: `collection_id` and `collection_group` are
+    the same in each of them, None where no lesion is given.
     """
     source = [keyed("file", file) for file in rows["file"]]
     ids = [key if frame == 0 else keyed("frame", f"{file}\0{frame}") for key, file, frame in zip(source, rows["file"], rows["frame"], strict=True)]
     own = ids if archives else source
     group = [key if pd.isna(group) else keyed("group", str(group)) for key, group in zip(own, rows["group"], strict=True)]
-    return rows.assign(source=source, id=ids, group=group)
+    named = rows.assign(source=source, id=ids, group=group)
+    if collection is None:
+        return named
+    shared = [keyed(f"image of {collection}", PurePosixPath(file).stem) for file in rows["file"]]
+    lesions = [None if pd.isna(lesion) else keyed(f"group of {collection}", str(lesion)) for lesion in rows["group"]]
+    return named.assign(collection_id=shared, collection_group=lesions)
 
 
 def frames_left_out(facts: pd.DataFrame, rows: pd.DataFrame, kept: pd.DataFrame, asked: bool) -> dict[str, int]:
@@ -174,6 +184,12 @@ def main() -> None:
     card, params = read_card(args.card), read_params()
     p = params.refine
 
+    public_ids = not os.environ.get("RARELENS_ID_KEY")
+    if public_ids and not card.phantom:
+        print(
+            "warning: RARELENS_ID_KEY is not set: whoever guesses a file's name or a patient's id can find its images. For patients' data, set a secret"
+        )
+
     files = list_files(args.raw)
     listing = read_listing(card, args.raw, files)
     archives = card.layout.kind == "medmnist"
@@ -182,7 +198,7 @@ def main() -> None:
         refine_files(args.raw, list(dict.fromkeys(listing.rows["file"])), p, params.threads, store, len(listing.rows) if archives else 0)
         facts, hashes, thumbs = store.facts()
         found = listing.rows.merge(facts.reset_index(names="at"), on=["file", "frame"] if archives else "file")
-        rows, left_out, near = group_images(name_images(found, archives), hashes[found["at"]], thumbs[found["at"]], p)
+        rows, left_out, near = group_images(name_images(found, archives, card.layout.collection), hashes[found["at"]], thumbs[found["at"]], p)
         kept = rows.drop(index=list(left_out)).sort_values("id", ignore_index=True)
         sources = set(kept["source"])
         copies = {str(rows.at[i, "file"]): reason for i, reason in reversed(left_out.items()) if rows.at[i, "source"] not in sources}
@@ -193,6 +209,7 @@ def main() -> None:
         write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
         pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
         counts = {
+            "public_ids": public_ids,
             "files": len(files),
             "files_refined": len(sources),
             "files_quarantined": len(refused),

@@ -19,7 +19,7 @@ from stages.dataset.card import Card
 from stages.dataset.table import write_table
 from stages.imaging.refining import encode_png
 from stages.quality import confounding, labels
-from stages.quality.report import TEXT_MISSES, describe
+from stages.quality.report import PUBLIC_IDS, TEXT_MISSES, describe
 from stages.runtime.files import write_json
 from stages.runtime.params import read_params
 
@@ -71,7 +71,7 @@ def facts_of(
 ) -> dict[str, Any]:
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
     own = read_params(ROOT / "params.yaml").data_report.model_copy(update={"permutations": 199})
-    refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0}
+    refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True}
     with threadpool_limits(1):
         return data_report.make_facts(Card.model_validate(card), ["df"], own, table, quarantine, refined, see)[0]
 
@@ -219,7 +219,9 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: py
     table["group"] = table["group"].replace({"g030": "g000"})
     write_table(tmp_path / "refined/part-000.parquet", table.drop(columns="split"))
     pd.DataFrame({"file": ["m.csv"], "reason": ["a table"]}).to_csv(tmp_path / "refined/quarantine.csv", index=False)
-    write_json(tmp_path / "refined/refined.json", {"near_duplicates": [[table["id"][0], table["id"][70]]], "table_rows_without_file": 2})
+    write_json(
+        tmp_path / "refined/refined.json", {"near_duplicates": [[table["id"][0], table["id"][70]]], "table_rows_without_file": 2, "public_ids": True}
+    )
     listed = table[["id", "label", "group", "split"]].assign(fold=np.where(table["split"] == "train", "0", ""))
     listed[listed["group"] != "g089"].to_csv(tmp_path / "split.csv", index=False)
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | {"phantom": True}))
@@ -234,6 +236,7 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: py
     assert written[0] == written[1]
     assert set(written[0]) - {"data/labels.png"} == {"data.json", "data.md", "data.png", "data/groups.png", "data/pairs.png", "data/shortcut_df.png"}
     text = written[0]["data.md"].decode()
+    assert PUBLIC_IDS not in text and PUBLIC_IDS in describe(json.loads(written[0]["data.json"]) | {"phantom": False}, ["df"], [])
     assert "drawings, not patients" in text and "dermatofibroma (df, rare)" in text and "without seeing the disease" in text
     assert json.loads(written[0]["data.json"])["classes"]["nv"]["left out"] == {"images": 2, "groups": 1}
     assert any("2 row(s) of the metadata table have no file" in w for w in json.loads(written[0]["data.json"])["warnings"])

@@ -50,7 +50,8 @@ def run_stage(root: Path, monkeypatch: pytest.MonkeyPatch, card: Path) -> tuple[
 
 
 def test_whatever_is_in_the_internal_data_is_left_out_with_its_lesion_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = [row(f"own-{k}", k) for k in range(6)] + [row("own-df", 6, "df")]
+    own = [row(f"own-{k}", k, collection_id=f"image {k}", collection_group=f"lesion {k}") for k in range(6)]
+    own.append(row("own-df", 6, "df", collection_id="image 6", collection_group=None))
     turned = np.clip(np.rot90(scene(4)).astype(int) + 3, 0, 255).astype(np.uint8)
     other = [
         row("a", 20, sha256="file-own-0"),
@@ -60,12 +61,15 @@ def test_whatever_is_in_the_internal_data_is_left_out_with_its_lesion_and_counte
         row("d", 23, image=encode_png(turned)),
         row("e", 24, group="g-d"),
         row("f", 25, "scc"),
+        row("i", 28, collection_id="image 3", collection_group=None),
+        row("j", 29, collection_id="image 9", collection_group="lesion 4"),
+        row("k", 30, "df", collection_id="image 10", collection_group=None),
         row("g", 26, "df"),
         row("h", 27),
     ]
     kept, found = keep(tmp_path, monkeypatch, own, other)
-    assert kept["id"].tolist() == ["g", "h"]
-    assert found["images"] == 9 and found["title"] == "Dermoscopy phantoms (drawings)" and found["phantom"] is True
+    assert kept["id"].tolist() == ["g", "h", "k"]
+    assert found["images"] == 12 and found["title"] == "Dermoscopy phantoms (drawings)" and found["phantom"] is True
     assert found["dropped"] == dict.fromkeys(
         sorted([*external.SAME.values(), external.PIXELS, external.NEAR, external.KIN, external.CLASS]), 1
     )  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from stages.dataset.table import read_table
 from stages.imaging.decode import Refused, Unusable, decode, square, window
 from stages.imaging.duplicates import components, near_pairs
 from stages.imaging.refining import fingerprint
+from stages.imaging.watermark import XMP, encode_marked
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 from stages.runtime.params import Refine
@@ -96,6 +98,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files[name] = data
         rows.append((name, dx, patient, years, sex))
 
+    packed, unpacked = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, tarfile.open(fileobj=unpacked, mode="w") as tar:
+        archive.writestr("scan.png", encoded(blobs(22)))
+        tar.addfile(tarfile.TarInfo("scan.png"))
     secret = PngImagePlugin.PngInfo()
     secret.add_text("PatientName", "Jane Roe")
     add("Roe_Jane/one.png", encoded(blobs(1), pnginfo=secret), patient="Roe")
@@ -123,6 +129,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add("bomb.png", bomb())
     add("blank.png", encoded(np.full((40, 40, 3), 7, np.uint8)))
     add("tiny.png", encoded(blobs(18, 8)))
+    add("made.png", encode_marked(blobs(20)))
+    add("inpainted.webp", encoded(blobs(21), "WEBP", xmp=XMP.replace("/trained", "/compositeWithTrained").encode()))
+    add("more.zip", packed.getvalue())
+    files["rest.tar"] = unpacked.getvalue()
     rows.append(("never_seen.png", "A", "P9", "1", "male"))
     files["unlisted.png"] = encoded(blobs(19))
     files[".hidden"] = b"x"
@@ -168,6 +178,8 @@ def test_every_file_is_refined_or_quarantined_and_none_is_both(raw: Path, refine
         ("text.png", "not an image"), ("empty.png", "empty file"), ("bomb.png", "pixels when unpacked"), ("blank.png", "blank"),
         ("tiny.png", "8 x 8 px is too small"), ("exact_bmp.bmp", "^exact duplicate of [0-9a-f]{16}$"),
         ("torn_a.png", "different labels: a, b"), ("torn_b.png", "different labels: a, b"),
+        ("made.png", "marked as AI-generated"), ("inpainted.webp", "marked as AI-generated"),
+        ("more.zip", "zip archive or Office document: unpack it first"), ("rest.tar", "not in the table; it is a tar archive: unpack it first"),
         ("link", "not in the table"), ("dangling", "not in the table"), (r"odd\xff,\n.png".replace(r"\n", "\n"), "not UTF-8"),
     ],
 )  # fmt: skip
@@ -191,6 +203,31 @@ def test_ids_follow_the_secret_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RARELENS_ID_KEY", "a hospital's own")
     assert refine.keyed("group", "Roe") != public
     assert refine.keyed("group", "Roe") != refine.keyed("file", "Roe")
+
+
+def test_data_sets_of_one_collection_share_its_ids_whatever_their_folders() -> None:
+    one, other = (
+        refine.name_images(
+            pd.DataFrame({"file": [f"{folder}/ISIC_1.jpg", f"{folder}/ISIC_2.jpg"], "frame": 0, "group": ["HAM_7", None]}), False, "isic"
+        )
+        for folder in ("part_1", "training/images")
+    )
+    assert one["collection_id"].tolist() == other["collection_id"].tolist() and one["collection_id"].nunique() == 2
+    assert one["collection_group"][0] == other["collection_group"][0] is not None and pd.isna(one["collection_group"][1])
+    assert not set(one["id"]) & set(other["id"])
+
+
+def test_a_missing_key_is_told_of_patients_and_not_of_drawings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/meta.csv").write_text("image,dx,patient,years,sex\n")  # nothing to refine: it says so all the same
+    for key, phantom in (("", False), ("", True), ("a hospital's own", False)):
+        monkeypatch.setenv("RARELENS_ID_KEY", key)
+        with pytest.raises(UserError, match="none of the 1 file"):
+            run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", CARD | {"phantom": phantom})
+        assert ("RARELENS_ID_KEY is not set" in capsys.readouterr().out) == (not key and not phantom)
+        assert read_json(tmp_path / "out/refined.json")["public_ids"] == (not key)
 
 
 def test_groups_join_patients_whose_pictures_are_copies(refined: Path) -> None:

@@ -33,6 +33,7 @@ layout:
   group: patient
   split: part
   extra: [device]
+  collection: isic
   labels: {NV: nv, MEL: mel}
 attributes: {age: age_approx, sex: sex}
 classes:
@@ -80,7 +81,8 @@ class Layout(Part):
     `group` names the column of the patient or lesion id (without it every image is its own group until near-duplicates are
     merged), `split` one with a fixed split (the phantom's), `extra` columns that are carried along unread. With the kinds
     folders and flat a `table` may still give these and the attributes. `metadata` is a second table with the same column
-    `file`, whose further columns are joined to those of `table`.
+    `file`, whose further columns are joined to those of `table`. `collection` names the archive from which names of images and ids of
+    lesions come (isic), where several data sets take them from one: then one is left out of the other's external test by them.
     """
 
     kind: Literal["csv", "folders", "onehot", "flat", "medmnist"]
@@ -93,6 +95,7 @@ class Layout(Part):
     group: str | None = None
     split: str | None = None
     extra: list[str] = []
+    collection: str | None = None
 
     @model_validator(mode="after")
     def _keys_fit_kind(self) -> Layout:

@@ -13,6 +13,7 @@ import pandas as pd
 from stages.dataset import medmnist
 from stages.dataset.card import UNLABELLED, Card, Layout
 from stages.dataset.groups import SPLITS
+from stages.imaging.decode import known_as
 from stages.runtime.errors import UserError
 
 UNKNOWN = {"", "unknown", "nan", "na", "n/a", "none", "null"}  # how tables say that a value is missing
@@ -83,6 +84,7 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
             refused[file] = reason
         else:
             found[file] = row
+    refused |= {file: f"{reason}; it is {known}" for file, reason in refused.items() if file not in tables and (known := _known_as(Path(raw) / file))}
     columns = ["file", "label", "group", *card.attributes, *(["split"] if layout.split else []), *layout.extra]
     rows_table = pd.DataFrame([found[f] for f in sorted(found)], columns=columns)
     if "age" in rows_table:
@@ -92,6 +94,17 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
         if bool((numbers.notna() | rows_table[name].isna()).all()):
             rows_table[name] = numbers
     return Listing(rows_table, refused, without_file)
+
+
+def _known_as(path: Path) -> str | None:
+    """What a file is that may have been put among images by mistake, such as an archive that is still to be unpacked."""
+    if not path.is_file():  # a link to nowhere, or a pipe that would block
+        return None
+    try:
+        with path.open("rb") as file:
+            return known_as(file.read(512))
+    except OSError:
+        return None
 
 
 def _read_archives(card: Card, raw: Path, files: list[str], refused: dict[str, str]) -> Listing:

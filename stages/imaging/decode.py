@@ -47,7 +47,12 @@ KNOWN = {
     b"%!PS": "PostScript (EPS), which is a program: it is not run",
     b"\xc5\xd0\xd3\xc6": "PostScript (EPS), which is a program: it is not run",
     b"PK\x03\x04": "a zip archive or Office document: unpack it first",
+    b"PK\x05\x06": "an empty zip archive",
     b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"BZh": "a bzip2 archive: unpack it first",
+    b"\xfd7zXZ\0": "an xz archive: unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
     b"\xd7\xcd\xc6\x9a": "a Windows metafile, a drawing and not an image",
 }
@@ -162,10 +167,17 @@ def _plain_words(data: bytes) -> Iterator[None]:
 def _not_an_image(data: bytes) -> str:
     if not data:
         return "empty file"
-    known = next((told for start, told in KNOWN.items() if data.startswith(start)), None)
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        known = "a HEIC photograph: save it as JPEG or PNG first"
+    known = known_as(data)
     return f"not an image: {known}" if known else "not an image of a known format (JPEG, PNG, TIFF, DICOM and other raster formats)"
+
+
+def known_as(data: bytes) -> str | None:
+    """What a file that is no image is, by its first 512 bytes or more, and what to do about it; None where that is not known."""
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "a HEIC photograph: save it as JPEG or PNG first"
+    if data[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    return next((told for start, told in KNOWN.items() if data.startswith(start)), None)
 
 
 def _open_dicom(data: bytes) -> Opened:

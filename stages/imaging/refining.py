@@ -18,6 +18,7 @@ from scipy.fft import dct
 
 from stages.imaging.decode import Decoded, Refused, decode_frames, square
 from stages.imaging.dihedral import dihedral
+from stages.imaging.watermark import is_marked
 
 MAX_FILE_BYTES = 500_000_000
 THUMB = 32  # px
@@ -60,6 +61,9 @@ def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"],
         data = (raw / file).read_bytes()
     except OSError as error:
         yield f"cannot be read: {error.strerror}"
+        return
+    if is_marked(data):
+        yield "marked as AI-generated (XMP DigitalSourceType): only real images are learned from and tested on"
         return
     sha256 = hashlib.sha256(data).hexdigest()
     try:

@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 KEYWORD = "XML:com.adobe.xmp"  # the PNG chunk that XMP's specification (part 3) names
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+MADE = b"rainedAlgorithmicMedia"  # trainedAlgorithmicMedia, and compositeWithTrainedAlgorithmicMedia (inpainted)
 XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -34,6 +35,8 @@ def encode_marked(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def is_marked(encoded: bytes) -> bool:
-    """Whether an encoded image says of itself that a trained algorithm made it."""
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return SOURCE_TYPE in str(picture.info.get(KEYWORD, ""))
+    """Whether an image file of any format says of itself that a trained algorithm made it, or parts of it.
+
+    XMP stands in files as plain text, so that it is found without decoding them; not found is what a file has compressed or in UTF-16.
+    """
+    return MADE in encoded

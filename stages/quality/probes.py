@@ -100,10 +100,11 @@ def compression(table: pd.DataFrame, images: NDArray[np.uint8]) -> Floats:
     those of the same picture saved anew as PNG and as JPEG at one quality; the residual is left.
     """
     content = []
-    for image, png in zip(images, table["image"], strict=True):
-        out = io.BytesIO()
-        Image.fromarray(image).save(out, "JPEG", quality=RECODE_QUALITY)
-        content.append((len(out.getvalue()), len(png)))
+    for image in images:
+        picture, jpeg, png = Image.fromarray(image), io.BytesIO(), io.BytesIO()
+        picture.save(jpeg, "JPEG", quality=RECODE_QUALITY)
+        picture.save(png, "PNG", compress_level=6)
+        content.append((jpeg.tell(), png.tell()))
     density = np.log(table["file_bytes"].to_numpy(float) / (table["width"] * table["height"]).to_numpy(float))
     x = np.log(np.array(content, float) / images[0, :, :, 0].size)
     known = np.column_stack([np.ones(len(x)), x, x**2, x.prod(1)])

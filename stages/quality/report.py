@@ -16,6 +16,10 @@ TEXT_MISSES = (
     "The search for text misses short words, letters under 8 px, slanted lines, handwriting and faint text, and about half of what is "
     "written on an MRI slice: that none was found is no proof."
 )
+PUBLIC_IDS = (
+    "**Ids are not secret**: they were made without RARELENS_ID_KEY, so whoever guesses a file's name or a patient's id can find its images. "
+    "For patients' data, set it to a secret and refine again."
+)
 LEAST_PROBES = 3  # shown of each disease, the most telling ones
 
 Facts = Mapping[str, Any]
@@ -160,6 +164,8 @@ def _files(facts: Facts) -> list[str]:
         markdown([["class", "format and mode"], *kinds]),
         f"Sizes in px ({raw['different_sizes']} different; the most frequent): {sizes}. Bytes a file: {few} to {many}.",
     ]
+    if facts["public_ids"] and not facts["phantom"]:
+        sections.append(PUBLIC_IDS)
     if facts["burned_in_text"] is not None:
         told = ", ".join(f"{facts['titles'][name]}: {n}" for name, n in facts["burned_in_text"].items())
         sections.append(f"Images with burned-in text: {told}. {TEXT_MISSES}")
