@@ -4,9 +4,10 @@ In:  the dataset card (layout, attributes), every file under RAW_DIR, params.yam
 Out: OUT_DIR/part-*.parquet with a row an image: image (PNG, `refine.size` px), id, label, group, sha256 (of the raw file),
      source (keyed hash of its path), collection_id and collection_group where the layout names a collection, the card's attributes,
      split and extra columns where the layout names them, frame (its index in the file, from 0), width, height, mode, format,
-     file_bytes of the raw file, burned_in_text; OUT_DIR/quarantine.csv (file, reason), a row a file left out, so that every file is
-     in exactly one of the two (as `source` or by its name); OUT_DIR/refined.json: near-duplicates, table rows without a file,
-     whether ids are made under the public key, and counts of files and images.
+     file_bytes of the raw file, recoded_bytes (its picture as JPEG at one quality), burned_in_text; OUT_DIR/quarantine.csv (file,
+     reason), a row a file left out, so that every file is in exactly one of the two (as `source` or by its name);
+     OUT_DIR/refined.json: near-duplicates, table rows without a file, whether ids are made under the public key, and counts of
+     files and images.
 
     python -m stages.refine CARD RAW_DIR OUT_DIR
 

@@ -58,7 +58,7 @@ def toy(shortcut: bool = False) -> pd.DataFrame:
     table["split"] = [("train", "train", "train", "train", "cal", "test")[k % 60 // 10] for k in range(180)]
     table["age"] = [float("nan") if k % 6 == 0 else 40.0 + k % 5 for k in range(180)]
     table["sex"] = ["female" if k % 3 else None for k in range(180)]
-    return table.assign(width=40, height=[32 + k % 2 for k in range(180)], mode="RGB", format="PNG", file_bytes=1000)
+    return table.assign(width=40, height=[32 + k % 2 for k in range(180)], mode="RGB", format="PNG", file_bytes=1000, recoded_bytes=900)
 
 
 def see(images: NDArray[np.uint8]) -> NDArray[np.float64]:

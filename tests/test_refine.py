@@ -245,7 +245,7 @@ def test_groups_join_patients_whose_pictures_are_copies(refined: Path) -> None:
 
 def test_columns_and_attributes(raw: Path, refined: Path) -> None:
     table = read_table(refined)
-    facts = ["age", "sex", "frame", "width", "height", "mode", "format", "file_bytes", "burned_in_text"]
+    facts = ["age", "sex", "frame", "width", "height", "mode", "format", "file_bytes", "recoded_bytes", "burned_in_text"]
     assert list(table.columns) == ["image", "id", "label", "group", "sha256", "source", *facts]
     assert table["id"].is_monotonic_increasing and set(table["label"]) == {"a", "b"}
     rows = table.set_index("source")

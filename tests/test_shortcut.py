@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from stages.imaging.refining import encode_png
+from stages.imaging.refining import encode_png, recoded_bytes
 from stages.quality import probes as quality
 from stages.quality.probes import Probe, all_probes, border, outside_box, region_values
 from stages.quality.shortcut import FOLDS, Floats, audit, clustered_interval, group_folds, permuted, stratified_auc, with_all_together
@@ -33,8 +33,10 @@ def table_of(images: NDArray[np.uint8], quality_of: list[int] | None = None, sid
     rows = []
     for k, image in enumerate(images):
         out, width = io.BytesIO(), side[k] if side else 64
-        Image.fromarray(image).resize((width, width)).save(out, "JPEG", quality=quality_of[k] if quality_of else 85)
-        rows.append({"image": encode_png(image), "width": width, "height": width, "mode": "RGB", "format": "JPEG", "file_bytes": len(out.getvalue())})
+        whole = Image.fromarray(image).resize((width, width))
+        whole.save(out, "JPEG", quality=quality_of[k] if quality_of else 85)
+        sizes = {"file_bytes": len(out.getvalue()), "recoded_bytes": recoded_bytes(whole.convert("L"))}
+        rows.append({"image": encode_png(image), "width": width, "height": width, "mode": "RGB", "format": "JPEG"} | sizes)
     return pd.DataFrame(rows)
 
 
@@ -118,7 +120,8 @@ def test_the_compression_of_files_of_one_length_tells_nothing() -> None:
     rng = np.random.default_rng(0)
     images = np.repeat(rng.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), 8, axis=1).repeat(8, axis=2)
     images[:30] = rng.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)  # half are noise, which compresses badly
-    table = pd.DataFrame({"image": [encode_png(image) for image in images], "width": 28, "height": 28, "file_bytes": 559580})
+    recoded = [recoded_bytes(Image.fromarray(image).convert("L")) for image in images]
+    table = pd.DataFrame({"width": 28, "height": 28, "file_bytes": 559580, "recoded_bytes": recoded})
     assert (quality.compression(table, images) == 0).all()
 
 

@@ -31,13 +31,14 @@ LIBRARIES = (
     "python-gdcm",
     "scipy",
 )  # whose versions may change a pixel or a hash
-LIGHT = ("file", "frame", "frames", "sha256", "width", "height", "mode", "format", "file_bytes", "burned_in_text", "pixels")
+LIGHT = ("file", "frame", "frames", "sha256", "width", "height", "mode", "format", "file_bytes", "recoded_bytes", "burned_in_text", "pixels")
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT);
 CREATE TABLE IF NOT EXISTS images (
     key INTEGER PRIMARY KEY, file TEXT NOT NULL, frame INTEGER NOT NULL, frames INTEGER NOT NULL, sha256 TEXT NOT NULL,
     width INTEGER NOT NULL, height INTEGER NOT NULL, mode TEXT NOT NULL, format TEXT NOT NULL, file_bytes INTEGER NOT NULL,
-    burned_in_text INTEGER NOT NULL, pixels TEXT NOT NULL, hashes BLOB NOT NULL, thumb BLOB NOT NULL, image BLOB NOT NULL, UNIQUE (file, frame)
+    recoded_bytes INTEGER NOT NULL, burned_in_text INTEGER NOT NULL, pixels TEXT NOT NULL, hashes BLOB NOT NULL, thumb BLOB NOT NULL,
+    image BLOB NOT NULL, UNIQUE (file, frame)
 );
 """
 

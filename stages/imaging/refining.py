@@ -22,6 +22,8 @@ from stages.imaging.watermark import is_marked
 
 MAX_FILE_BYTES = 500_000_000
 THUMB = 32  # px
+RECODE_QUALITY = 75  # JPEG, to measure how much there is to compress
+MAX_JPEG_SIDE = 65_500  # px
 LOW = 8  # frequencies a side that make a hash
 TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0]  # which pixel of a thumb stands where in each orientation
 
@@ -29,7 +31,8 @@ TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0]  # whi
 class Refined(NamedTuple):
     """One frame, of `frames` in the file, after decoding: `image` as PNG bytes, facts of the file, and what finds its duplicates.
 
-    `sha256` is the file's, `pixels` a hash of the upright picture's size and RGB values before it is made smaller;
+    `recoded_bytes`: how long the whole picture's luminance is as JPEG at one quality, by which the data report tells how much of
+    `file_bytes` is due to what is shown. `sha256` is the file's, `pixels` a hash of the upright picture's size and RGB values before it is made smaller;
     for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`.
     """
 
@@ -42,6 +45,7 @@ class Refined(NamedTuple):
     mode: str
     format: str
     file_bytes: int
+    recoded_bytes: int
     burned_in_text: bool
     pixels: str
     hashes: NDArray[np.uint64]
@@ -75,11 +79,19 @@ def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"],
 
 def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refined:
     """A decoded frame at `size` px, of a file with this hash and length."""
-    hashes, thumb = fingerprint(decoded.picture)
+    grey = decoded.picture.convert("L")
+    hashes, thumb = fingerprint(grey)
     pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode())
     pixels.update(decoded.picture.tobytes())
-    facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, decoded.burned_in_text)
+    facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, recoded_bytes(grey), decoded.burned_in_text)
     return Refined(decoded.frame, decoded.frames, _png(square(decoded.picture, size)), *facts, pixels.hexdigest(), hashes, thumb)
+
+
+def recoded_bytes(grey: Image.Image) -> int:
+    """Bytes of a picture of mode L as JPEG at `RECODE_QUALITY`."""
+    out = io.BytesIO()
+    grey.crop((0, 0, min(grey.width, MAX_JPEG_SIDE), min(grey.height, MAX_JPEG_SIDE))).save(out, "JPEG", quality=RECODE_QUALITY)
+    return out.tell()
 
 
 def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:

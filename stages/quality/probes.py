@@ -15,7 +15,6 @@ BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # Rec. 601
 MARGIN = 1 / 16  # of the side: the border's width, and how far around its box a lesion may still show
 LEAST_PIXELS = 16  # that a region must have for its numbers to count
-RECODE_QUALITY = 75  # JPEG, to measure how much there is to compress
 
 
 @dataclass(frozen=True)
@@ -97,19 +96,21 @@ def compression(table: pd.DataFrame, images: NDArray[np.uint8]) -> Floats:
     """How small the file is for what it shows, (N, 1): log bytes a pixel less what the picture itself explains.
 
     Bytes alone would see the disease: a patterned lesion needs more of them. So log bytes a pixel is regressed, without the labels, on
-    those of the same picture saved anew as PNG and as JPEG at one quality; the residual is left.
+    those of the whole picture saved anew as JPEG at one quality (`recoded_bytes`, luminance, by refine) and of the refined one as PNG;
+    the residual is left.
     """
-    content = []
-    for image in images:
-        picture, jpeg, png = Image.fromarray(image), io.BytesIO(), io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=RECODE_QUALITY)
-        picture.save(png, "PNG", compress_level=6)
-        content.append((jpeg.tell(), png.tell()))
-    density = np.log(table["file_bytes"].to_numpy(float) / (table["width"] * table["height"]).to_numpy(float))
-    x = np.log(np.array(content, float) / images[0, :, :, 0].size)
-    known = np.column_stack([np.ones(len(x)), x, x**2, x.prod(1)])
+    pixels = (table["width"] * table["height"]).to_numpy(float)
+    density, whole = (np.log(table[name].to_numpy(float) / pixels) for name in ("file_bytes", "recoded_bytes"))
+    refined = np.log(np.array([_png_bytes(image) for image in images], float) / images[0, :, :, 0].size)
+    known = np.column_stack([np.ones(len(table)), whole, refined, whole**2, refined**2, whole * refined])
     # Rounded: where all files are of one length (the images of an archive), what is left is the error of the sums, which sees the picture.
     return np.round((density - known @ np.linalg.lstsq(known, density, rcond=None)[0])[:, None], 6)
+
+
+def _png_bytes(image: NDArray[np.uint8]) -> int:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG", compress_level=6)
+    return out.tell()
 
 
 def one_hot(values: pd.Series) -> Floats:
