@@ -25,7 +25,7 @@ THUMB = 32  # px
 RECODE_QUALITY = 75  # JPEG, to measure how much there is to compress
 MAX_JPEG_SIDE = 65_500  # px
 LOW = 8  # frequencies a side that make a hash
-TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0]  # which pixel of a thumb stands where in each orientation
+TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0].astype(np.intp)  # which pixel of a thumb stands where in each orientation
 
 
 class Refined(NamedTuple):
