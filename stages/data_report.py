@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,14 @@ def shortcuts(
         pure = side[rows].groupby(training["group"]).transform("nunique").reindex(training.index) == 1
         kept = np.flatnonzero(rows & pure)
         part, positive = training.iloc[kept], side.to_numpy()[kept]
-        probes = with_all_together([probe.of(kept) for probe in everything])
+        probes = with_all_together([replace(probe, seen=None).of(kept) for probe in everything])  # of masks, only the drawn probe's is copied
         result = audit(probes, positive, part["group"].to_numpy(object), p.permutations, p.seed)
         entry = {key: value for key, value in asdict(result).items() if key not in ("scores", "aucs")}
         entry |= {"probes": result.aucs, "fires": result.fires, "against": told, "n": len(part), "n_positive": int(positive.sum())}
         entry["warning"] = shortcut_sentence(titled(card, disease), entry) if result.fires else None
         found[disease] = entry
         if result.probe is not None:
-            probe = next(probe for probe in probes if probe.name == result.probe)
+            probe = next((probe.of(kept) for probe in everything if probe.name == result.probe), probes[-1])  # else: all of them together
             title = card.classes[disease].title
             drawings[f"shortcut_{disease}.png"] = partial(pictures.draw_shortcut, result, probe, positive, images[kept], title, told)
     return found, drawings

@@ -2,6 +2,7 @@
 
     python -m stages.source NAME [--timeout SECONDS]
     python -m stages.source            lists the names
+    python -m stages.source breastmnist_64     a MedMNIST set at 64, 128 or 224 px: address and MD5 are those of the package medmnist
 
 Each file is imported by `dvc import-url` to data/sources/NAME/, where its .dvc file (for git) records address, ETag and MD5. A file with a
 known checksum must have it; of one without, the MD5 of the first import is recorded and every later download must have that
@@ -24,6 +25,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
+from stages.dataset.medmnist_sets import SETS
 from stages.runtime.checked import explain, read_yaml
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, sha256
@@ -59,6 +61,9 @@ class Source(Part):
     files: list[File] = Field(min_length=1)
 
 
+MEDMNIST_SIZES = ("64", "128", "224")  # px; sets of 28 px have recipes
+
+
 class Wrong(Exception):
     """Why a file is not what it should be."""
 
@@ -69,6 +74,25 @@ def read_recipes(path: Path = RECIPES) -> dict[str, Source]:
         return TypeAdapter(dict[str, Source]).validate_python(read_yaml(path))
     except ValidationError as error:
         raise explain(error, path) from None
+
+
+def medmnist_source(name: str) -> Source | None:
+    """The recipe of a 2D MedMNIST set at a larger size (breastmnist_64), from the table in the package medmnist; None for any other name.
+
+    `UserError` where the package is not installed: it is an extra of this project's.
+    """
+    flag, _, size = name.partition("_")
+    if flag not in SETS or size not in MEDMNIST_SIZES:
+        return None
+    page, known = "https://medmnist.com", SETS[flag]
+    try:
+        from medmnist.info import INFO  # here, for it is an extra
+    except ImportError:
+        raise UserError(
+            f"{name} is fetched by what the package medmnist knows of it: pip install medmnist; or put {name}.npz (see {page}) under {RAW / name}"
+        ) from None
+    file = File(name=f"{name}.npz", url=INFO[flag][f"url_{size}"], md5=INFO[flag][f"MD5_{size}"])
+    return Source(title=f"{known.title}, {size} x {size} px (MedMNIST, Yang et al. 2023)", licence=known.licence, page=page, files=[file])
 
 
 def recorded_md5(record: Path) -> str | None:
@@ -190,9 +214,9 @@ def main() -> None:
     if args.name is None:
         print("\n".join(f"{name}: {source.title}; {source.licence}" for name, source in recipes.items()))
         return
-    if args.name not in recipes:
-        raise UserError(f"{RECIPES} has no source {args.name!r}; one of {', '.join(recipes)}")
-    source = recipes[args.name]
+    source = recipes.get(args.name) or medmnist_source(args.name)
+    if source is None:
+        raise UserError(f"{RECIPES} has no source {args.name!r}; one of {', '.join(recipes)} (MedMNIST sets also with _{', _'.join(MEDMNIST_SIZES)})")
     print(f"{source.title}\nLicence: {source.licence}\nFrom: {source.page}", flush=True)
     target = obtain(args.name, source, args.timeout)
     for file in source.files:

@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tarfile
 import threading
 import time
+import types
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -304,6 +306,27 @@ def test_a_tar_is_unpacked(tmp_path: Path) -> None:
 
 
 # --- the recipes
+
+
+def test_a_larger_medmnist_set_is_fetched_by_the_table_of_its_package(
+    place: Place, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.bodies["/breastmnist_64.npz"] = TABLE
+    table = {"breastmnist": {"url_64": f"{server.url}/breastmnist_64.npz", "MD5_64": hashlib.md5(TABLE).hexdigest()}}
+    package, info = types.ModuleType("medmnist"), types.ModuleType("medmnist.info")
+    info.INFO = table  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "medmnist", package)
+    monkeypatch.setitem(sys.modules, "medmnist.info", info)
+    monkeypatch.chdir(place.root)
+    monkeypatch.setattr("sys.argv", ["source", "breastmnist_64"])
+    source.main()
+    assert (place.root / "data/raw/breastmnist_64/breastmnist_64.npz").read_bytes() == TABLE
+    assert "64 x 64 px" in capsys.readouterr().out
+
+    monkeypatch.setitem(sys.modules, "medmnist.info", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"pip install medmnist; or put breastmnist_64\.npz"):
+        source.medmnist_source("breastmnist_64")
+    assert source.medmnist_source("breastmnist_32") is None and source.medmnist_source("ham10000") is None
 
 
 def test_without_a_name_the_sources_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,8 +77,7 @@ def medmnist_draft(file: str) -> Draft:
         image=known.image,
         normal=known.normal,
         head=[
-            f"Made by `python -m stages.card {name}`. Put {file} under data/raw/{name}"
-            + (f" (`python -m stages.source {name}` fetches it)." if name in SETS else "."),
+            f"Made by `python -m stages.card {name}`. Put {file} under data/raw/{name} (`python -m stages.source {name}` fetches it).",
             "The archive names no patients: near-duplicates alone tie images together. Its own split is not used.",
             *([known.note] if known.note else []),
         ],

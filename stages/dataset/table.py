@@ -86,11 +86,13 @@ def read_rows(folder: str | Path, split: pd.DataFrame, part: str, *labels: str) 
 
 def decode(encoded: Iterable[bytes], size: int | None = None) -> NDArray[np.uint8]:
     """Encoded images as one (N, H, W, 3) uint8 array; resized to `size` px square when they are not."""
-    images = []
-    for data in encoded:
+    listed = list(encoded)
+    images = np.empty((len(listed), size or 1, size or 1, 3), np.uint8)
+    for k, data in enumerate(listed):
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         if size and picture.size != (size, size):
             picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-        images.append(np.asarray(picture))
-    side = size or 1
-    return np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
+        if k == 0:  # its size is that of all; written in place, for a list of arrays would hold each image twice
+            images = np.empty((len(listed), picture.height, picture.width, 3), np.uint8)
+        images[k] = np.asarray(picture)
+    return images

@@ -25,7 +25,7 @@ THUMB = 32  # px
 RECODE_QUALITY = 75  # JPEG, to measure how much there is to compress
 MAX_JPEG_SIDE = 65_500  # px
 LOW = 8  # frequencies a side that make a hash
-TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0]  # which pixel of a thumb stands where in each orientation
+TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0].astype(np.intp)  # which pixel of a thumb stands where in each orientation
 
 
 class Refined(NamedTuple):
@@ -79,10 +79,10 @@ def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"],
 
 def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refined:
     """A decoded frame at `size` px, of a file with this hash and length."""
+    pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode())
+    pixels.update(decoded.picture.tobytes())  # first, for it takes the most memory
     grey = decoded.picture.convert("L")
     hashes, thumb = fingerprint(grey)
-    pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode())
-    pixels.update(decoded.picture.tobytes())
     facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, recoded_bytes(grey), decoded.burned_in_text)
     return Refined(decoded.frame, decoded.frames, _png(square(decoded.picture, size)), *facts, pixels.hexdigest(), hashes, thumb)
 

@@ -46,11 +46,11 @@ class Probe:
 
 
 def border(count: int, size: int) -> NDArray[np.bool_]:
-    """The outermost sixteenth of a square picture, (count, size, size)."""
+    """The outermost sixteenth of a square picture, (count, size, size): one mask seen `count` times, not to be written to."""
     width = max(1, round(size * MARGIN))
     ring = np.ones((size, size), bool)
     ring[width:-width, width:-width] = False
-    return np.broadcast_to(ring, (count, size, size)).copy()
+    return np.broadcast_to(ring, (count, size, size))
 
 
 def outside_box(table: pd.DataFrame, size: int) -> NDArray[np.bool_]:
@@ -129,7 +129,7 @@ def all_probes(table: pd.DataFrame, images: NDArray[np.uint8], acquisition: list
     if set(BOX) <= set(table):
         outside = outside_box(table, size)
         boxed = np.asarray(outside.any((1, 2)))
-        regions["border"] &= outside | ~boxed[:, None, None]  # a lesion that reaches the border is not the border
+        regions["border"] = regions["border"] & (outside | ~boxed[:, None, None])  # a lesion that reaches the border is not the border
         regions["outside of the lesion"] = outside
     found = [
         Probe(f"{what} of the {where}", values, seen)

@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image
 from pydicom import dcmread
 
-from stages.imaging.decode import MIN_SIDE, Refused, Unusable, decode
+from stages.imaging.decode import MIN_SIDE, Frames, Refused, Unusable, decode_frames
+from stages.imaging.refining import Refined, refine_file
 from stages.runtime.guarded import Failed, Limits, guarded
 from stages.runtime.params import Params
 
@@ -22,20 +23,26 @@ SLOW = 10.0  # seconds that no file may take
 WORKER_MB = 1024
 
 
-def tried(folder: Path, file: str) -> Iterator[tuple[str, bool, float, float]]:
-    """refined, unusable (too small, blank) or refused; whether Pillow or pydicom can plainly decode it; seconds; MB that this worker has ever held."""
-    data = (folder / file).read_bytes()
+def tried(folder: Path, size: int, frames: Frames, file: str) -> Iterator[tuple[str, bool, float, float]]:
+    """refined, unusable (too small, blank) or refused; whether Pillow or pydicom can plainly decode it; seconds that `refine_file` took; MB that
+    this worker has ever held."""
     start = time.perf_counter()
-    try:
-        decode(data)
-        outcome = "refined"
-    except Unusable:
-        outcome = "unusable"
-    except Refused:
-        outcome = "refused"
+    *_, last = refine_file(folder, size, frames, file)
     took = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    yield outcome, plain(data), took, memory
+    data = (folder / file).read_bytes()
+    yield "refined" if isinstance(last, Refined) else refusal(data, frames), plain(data), took, memory
+
+
+def refusal(data: bytes, frames: Frames) -> str:
+    """Whether a file that cannot be refined can be read, and shows too little, or cannot."""
+    try:
+        next(decode_frames(data, frames))
+    except Unusable:
+        return "unusable"
+    except Refused:
+        return "refused"
+    raise AssertionError("a file that can be decoded was not refined")
 
 
 def plain(data: bytes) -> bool:
@@ -59,7 +66,7 @@ def odd_rows(archive: Path, params: Params) -> list[list[str]]:
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         found: dict[str, tuple[str, bool, float, float]] = {}
         failed: dict[str, str] = {}
-        for file, answer in guarded(partial(tried, folder), files, Limits(p.file_seconds, p.file_memory_mb), params.threads):
+        for file, answer in guarded(partial(tried, folder, p.size, p.frames), files, Limits(p.file_seconds, p.file_memory_mb), params.threads):
             if isinstance(answer, Failed):
                 failed[file] = answer.reason
             elif isinstance(answer, tuple):
