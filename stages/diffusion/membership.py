@@ -49,10 +49,11 @@ def gains(
             ]
             return torch.stack(each).mean(0).double().cpu().numpy()
 
-        own = losses(context(pipe, prompts[part]).to(pipe.unet.dtype))
-        pipe.disable_lora()
-        found[part] = losses(context(pipe, plain[part]).to(pipe.unet.dtype)) - own
-        pipe.enable_lora()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):  # as the LoRA was trained
+            own = losses(context(pipe, prompts[part]))
+            pipe.disable_lora()
+            found[part] = losses(context(pipe, plain[part])) - own
+            pipe.enable_lora()
     return found
 
 
