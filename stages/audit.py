@@ -84,10 +84,10 @@ def membership(base_dir: Path, lora_dir: Path, disease: str, card: Card, train: 
     """Whether the disease's LoRA knows its training images from those of the null; `LawError` when it has no effect at all."""
     members = train.head(MEMBERS)
     others = null.head(OTHERS * len(members))
-    gains = learned(base_dir, lora_dir / disease, disease, card, [members, others], p)
-    if others.empty:
+    gains = learned(base_dir, lora_dir / disease, disease, card, [members, others] if len(others) else [], p)
+    if not gains:
         return UNKNOWN | {"n": len(members)}
-    return membership_auc(gains[0], gains[1], list(members["group"]), list(others["group"]), p.seed)
+    return membership_auc(*gains, list(members["group"]), list(others["group"]), p.seed)
 
 
 def audit_disease(

@@ -49,15 +49,16 @@ def gains(
             ]
             return torch.stack(each).mean(0).double().cpu().numpy()
 
-        own = losses(context(pipe, prompts[part]).to(pipe.unet.dtype))
-        pipe.disable_lora()
-        found[part] = losses(context(pipe, plain[part]).to(pipe.unet.dtype)) - own
-        pipe.enable_lora()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):  # as the LoRA was trained
+            own = losses(context(pipe, prompts[part]))
+            pipe.disable_lora()
+            found[part] = losses(context(pipe, plain[part])) - own
+            pipe.enable_lora()
     return found
 
 
 def learned(base_dir: Path, folder: Path, disease: str, card: Card, tables: Sequence[pd.DataFrame], p: Audit) -> list[NDArray[np.float64]]:
-    """`gains` by the adapter in `folder` on the images of each of `tables` (refined rows), (N,) each; `LawError` when it has no effect."""
+    """`gains` by the adapter in `folder` on the images of each of `tables` (refined rows, one or more), (N,) each; `LawError` when it has no effect."""
     pipe, base = load_base(base_dir)
     info = adapter.load_adapter(pipe, folder, base["hash"])
     adapter.require_effect(pipe, folder, render_prompts(card.prompts[disease], {}, info["token"])[0])
@@ -65,6 +66,5 @@ def learned(base_dir: Path, folder: Path, disease: str, card: Card, tables: Sequ
     for table in tables:
         known = table.drop(columns="image").to_dict("records")
         own, plain = ([render_prompts(card.prompts[disease], row, name)[0] for row in known] for name in (info["token"], card.classes[disease].title))
-        images = decode(table["image"], side(pipe))
-        found.append(gains(pipe, images, own, plain, p.noise_levels, p.seed, f"{disease}: membership") if len(images) else np.empty(0))
+        found.append(gains(pipe, decode(table["image"], side(pipe)), own, plain, p.noise_levels, p.seed, f"{disease}: membership"))
     return found
