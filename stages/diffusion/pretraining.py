@@ -19,8 +19,7 @@ from stages.runtime.progress import progress
 WORDS = (
     "a an of the on with and year old patient male female man woman child image photo picture dermoscopic skin lesion "
     "actinic keratosis basal cell carcinoma benign melanoma melanocytic nevus back face lower leg trunk upper arm "
-    "very light medium tan brown dark brain mri scan axial mammogram breast x ray slice showing normal healthy "
-    "pigment network globules blue veil milky cysts vessels scale white centre red lacunae hairs"
+    "very light medium tan brown dark brain mri scan axial mammogram breast x ray slice showing normal healthy"
 ).split()
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.imaging.phantoms import COMMON, FEATURES, SITES, SKIN_TONES, Lesion, class_free_lesion, draw_lesion, render, rng_for
+from stages.imaging.phantoms import COMMON, SITES, SKIN_TONES, Lesion, class_free_lesion, draw_lesion, render, rng_for
 from stages.runtime.progress import progress
 
 #: The names of the common classes, as captions say them. Rare classes are never named to the base.
@@ -22,29 +21,14 @@ TITLES = {
 }
 
 
-#: How captions name the dermoscopic structures of a drawing. A word belongs to a structure, never to a class, as in the
-#: attribute task of ISIC 2018: what is drawn strongly enough to be seen may be named, in a lesion of any common class.
-STRUCTURES = {
-    "network": "pigment network",
-    "globules": "globules",
-    "veil": "a blue veil",
-    "keratin": "milky cysts",
-    "vessels": "vessels",
-    "scale": "scale",
-    "white_centre": "a white centre",
-    "lacunae": "red lacunae",
-}
-VISIBLE = 0.6  # amplitude from which a structure is named
-
-
 def named(label: str) -> str:
     """A common class as captions say it: "a benign keratosis", "melanoma"."""
     title = TITLES[label]
     return title if label == "mel" else f"{'an' if title[0] in 'aeiou' else 'a'} {title}"
 
 
-def caption(lesion: Lesion, hairs: int, rng: np.random.Generator) -> str:
-    """One sentence on a drawing of `lesion` with so many `hairs`; each attribute is named or left out at random, so that all are optional at sampling."""
+def caption(lesion: Lesion, rng: np.random.Generator) -> str:
+    """One sentence on `lesion`; each attribute is named or left out at random, so that all are optional at sampling."""
     words = [f"a dermoscopic image of {named(lesion.label)}"]
     if rng.random() < 0.6:
         words.append(f"on the {lesion.site}")
@@ -52,11 +36,6 @@ def caption(lesion: Lesion, hairs: int, rng: np.random.Generator) -> str:
         words.append(f"of a {lesion.age} year old {lesion.sex if rng.random() < 0.5 else 'patient'}")
     if rng.random() < 0.6:
         words.append(f"on {lesion.skin_tone} skin")
-    seen = [text for name, text in STRUCTURES.items() if lesion.amplitude(name) > VISIBLE and rng.random() < 0.5]
-    if hairs and rng.random() < 0.6:
-        seen.append("hairs")
-    if seen:
-        words.append("with " + " and ".join(seen))
     return " ".join(words)
 
 
@@ -88,13 +67,12 @@ def _variety(size: int, index: int) -> NDArray[np.uint8]:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _captioned(size: int, namespace: str, classes: tuple[str, ...], index: int) -> tuple[NDArray[np.uint8], str, int, list[float]]:
+def _captioned(size: int, namespace: str, classes: tuple[str, ...], index: int) -> tuple[NDArray[np.uint8], str, int]:
     rng = rng_for(namespace, index)
     label = index % len(classes)
     lesion = draw_lesion(classes[label], rng)
-    photograph = render(lesion, rng, size)
-    text = caption(lesion, photograph.hairs, rng) if lesion.label in TITLES else ""
-    return photograph.pixels, text, label, [lesion.amplitude(name) for name in FEATURES]
+    text = caption(lesion, rng) if lesion.label in TITLES else ""
+    return render(lesion, rng, size).pixels, text, label
 
 
 def variety(count: int, size: int, processes: int = 2) -> NDArray[np.uint8]:
@@ -104,23 +82,14 @@ def variety(count: int, size: int, processes: int = 2) -> NDArray[np.uint8]:
         return np.stack(list(progress(work, "class-free corpus", "image", count)))
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Drawings, one lesion each: `images` (N, size, size, 3) uint8, `texts` ("" for rare classes), `labels` (N,) class indices,
-    `strengths` (N, 14) in 0..1 of the drawn features (`phantoms.FEATURES`)."""
-
-    images: NDArray[np.uint8]
-    texts: list[str]
-    labels: NDArray[np.int64]
-    strengths: NDArray[np.float32]
-
-
-def captioned(count: int, size: int, namespace: str = "pretrain/captioned", classes: tuple[str, ...] = COMMON, processes: int = 2) -> Corpus:
-    """`count` drawings of `classes`, in turn, from a `namespace` of their own."""
+def captioned(
+    count: int, size: int, namespace: str = "pretrain/captioned", classes: tuple[str, ...] = COMMON, processes: int = 2
+) -> tuple[NDArray[np.uint8], list[str], NDArray[np.int64]]:
+    """Images (count, size, size, 3) uint8, captions ("" for rare classes) and class indices, classes in turn; one lesion an image."""
     with ProcessPoolExecutor(processes) as pool:
         work = pool.map(partial(_captioned, size, namespace, classes), range(count), chunksize=64)
-        images, texts, labels, strengths = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
-    return Corpus(np.stack(images), list(texts), np.array(labels), np.array(strengths, np.float32))
+        images, texts, labels = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
+    return np.stack(images), list(texts), np.array(labels)
 
 
 def _portrait(size: int, namespace: str, index: int) -> tuple[NDArray[np.uint8], Lesion]:
