@@ -42,8 +42,10 @@ def performance(place: Place, regime: str, card: Card) -> list[tuple[str, str, s
     """Per rare disease: sensitivity and specificity of "present" on the sealed test images, in words."""
     rows = []
     for disease, found in sorted(measured.shares(place, regime).items()):
-        told = [f"{wording.of_100(one)} of 100" if one else "too few lesions" for one in (found["sensitivity"], found["specificity"])]
-        rows.append((wording.heading(card.classes[disease].title), *told))
+        sensitivity, specificity = (
+            f"{wording.of_100(one)} of 100" if one else "too few lesions" for one in (found["sensitivity"], found["specificity"])
+        )
+        rows.append((wording.heading(card.classes[disease].title), sensitivity, specificity))
     return rows
 
 

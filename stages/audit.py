@@ -87,7 +87,8 @@ def membership(base_dir: Path, lora_dir: Path, disease: str, card: Card, train: 
     gains = learned(base_dir, lora_dir / disease, disease, card, [members, others] if len(others) else [], p)
     if not gains:
         return UNKNOWN | {"n": len(members)}
-    return membership_auc(*gains, list(members["group"]), list(others["group"]), p.seed)
+    of_members, of_others = gains
+    return membership_auc(of_members, of_others, list(members["group"]), list(others["group"]), p.seed)
 
 
 def audit_disease(
@@ -142,13 +143,13 @@ def generator(args: argparse.Namespace, card: Card, params: Params, table: pd.Da
     number = {name: k for k, name in enumerate(classes)}
     labels = np.repeat([number[c] for c in drawn], [len(images) for images in drawn.values()])
     probabilities = scorer.score(
-        decode(rest["image"], size), rest["label"].map(number).to_numpy(np.int64), np.concatenate([*drawn.values(), decode(val["image"], size)]),
+        decode(rest["image"], size), np.asarray(rest["label"].map(number), np.int64), np.concatenate([*drawn.values(), decode(val["image"], size)]),
         classes=len(classes), start=start_weights(args.base_dir, params.train.backbone), steps=p.scorer_steps, train=params.train,
         threads=params.threads,
     )  # fmt: skip
     named = probabilities.argmax(1)
     ours = accuracy(labels, named[: len(labels)], classes, p.seed)
-    real = accuracy(val["label"].map(number).to_numpy(np.int64), named[len(labels) :], classes, p.seed)
+    real = accuracy(np.asarray(val["label"].map(number), np.int64), named[len(labels) :], classes, p.seed)
     return {
         "generator_f1": ours["macro_f1"]["value"],
         "real_f1": real["macro_f1"]["value"],

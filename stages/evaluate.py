@@ -174,7 +174,7 @@ def measure(
     boots = bootstrap(members, truth, own.bootstrap, own.seed)
     attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
     assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT if r in members}
-    metrics, details = ({r: found[k] for r, found in assessed.items()} for k in (0, 1))
+    metrics, details = {r: found[0] for r, found in assessed.items()}, {r: found[1] for r, found in assessed.items()}
     means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
     for regime, predictor in predictors.items():  # the scores above are over all test images, those refused too
         if "ood" not in predictor.info:

@@ -156,7 +156,7 @@ def name_images(rows: pd.DataFrame, archives: bool, collection: str | None = Non
         return named
     shared = [keyed(f"image of {collection}", PurePosixPath(file).stem) for file in rows["file"]]
     lesions = [None if pd.isna(lesion) else keyed(f"group of {collection}", str(lesion)) for lesion in rows["group"]]
-    return named.assign(collection_id=shared, collection_group=lesions)
+    return named.assign(collection_id=shared, collection_group=pd.Series(lesions, index=named.index, dtype=object))
 
 
 def frames_left_out(facts: pd.DataFrame, rows: pd.DataFrame, kept: pd.DataFrame, asked: bool) -> dict[str, int]:

@@ -40,7 +40,8 @@ def test_the_map_leaves_the_model_as_it_was() -> None:
     predictor = Predictor({"classes": list(COMMON), "seeds": [1], "transform": {"size": SIZE}}, {"1": model})
     image = drawings("map", 1)[0][0]
     before = predictor.logits(image[None])
-    assert np.array_equal(*(explain.heat(predictor.copies(), image, 0) for _ in range(2)))
+    first, second = (explain.heat(predictor.copies(), image, 0) for _ in range(2))
+    assert np.array_equal(first, second)
     assert np.array_equal(predictor.logits(image[None]), before) and not model.layer2._forward_hooks
     assert all(weight.grad is None for weight in model.parameters())
 

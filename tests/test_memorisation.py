@@ -223,5 +223,5 @@ def test_the_null_takes_what_it_needs_and_leaves_a_quarter() -> None:
         {"id": [f"i{k}" for k in range(440)], "label": ["df"] * 420 + ["vasc"] * 20, "group": range(440), "split": "reserve"}
     ).astype(str)
     use = divide(split, ["df", "vasc"], 300)
-    counts = use.groupby(split.set_index("id")["label"]).value_counts()
-    assert (counts["df"][NULL], counts["df"][REST], counts["vasc"][NULL], counts["vasc"][REST]) == (300, 120, 15, 5)
+    counts = use.groupby(split.set_index("id")["label"]).value_counts().to_dict()
+    assert counts == {("df", NULL): 300, ("df", REST): 120, ("vasc", NULL): 15, ("vasc", REST): 5}

@@ -87,7 +87,8 @@ def known_images(networks: dict[str, Any], count: int) -> tuple[dict[str, NDArra
     from stages.classifier import backbone, ood
 
     (train, train_labels), (cal, cal_labels) = drawings("train", count), drawings("cal", count)
-    known, distances = {}, []
+    known: dict[str, NDArray[np.float32]] = {}
+    distances = []
     for seed, network in networks.items():
         mean, precision = ood.gaussian(backbone.texture(network, train), train_labels, len(CLASSES))
         known |= {f"mean{seed}": mean, f"precision{seed}": precision}
@@ -112,7 +113,7 @@ def write_reports(folder: Path) -> None:
     for shift, regime in enumerate(("combined", "real")):
         write_json(folder / "metrics" / f"{regime}.json", {k: v - 0.03 * shift for k, v in METRICS.items()})
     share = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 60}
-    thresholds = {d: dict.fromkeys(("sensitivity", "specificity", "missed", "ruled_out"), share) for d in RARE}
+    thresholds: dict[str, dict[str, Any]] = {d: dict.fromkeys(("sensitivity", "specificity", "missed", "ruled_out"), share) for d in RARE}
     thresholds["vasc"] = thresholds["vasc"] | {"sensitivity": {"value": "too few", "n": 12}}
     write_json(folder / "detail" / "combined.json", {"thresholds": thresholds, "refused": {c: share | {"value": 0.02, "low": 0.0} for c in CLASSES}})
     for name in ("verdict", "real_and_synthetic_df"):

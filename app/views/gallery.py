@@ -61,7 +61,7 @@ def row(title: str, table: pd.DataFrame, captions: list[str], evenly: bool = Tru
     if table.empty:
         return
     count = min(SHOWN, len(table))
-    chosen = table["image"].iloc[[len(table) * k // count for k in range(count)] if evenly else range(count)]
+    chosen = table["image"].iloc[[len(table) * k // count for k in range(count)] if evenly else list(range(count))]
     st.subheader(title)
     st.image(list(decode(chosen, SIZE)), caption=captions[:count], alt=captions[:count], width=SIZE)
 

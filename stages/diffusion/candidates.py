@@ -41,7 +41,7 @@ def read_candidates(folder: Path, size: int) -> Candidates:
     """The attempts in `folder`, accepted or not."""
     table = read_table(folder)
     whole = table["image"].notna()
-    broken = table[~whole].groupby("mode").size().to_dict()
+    broken = {str(mode): int(count) for mode, count in table[~whole].groupby("mode").size().items()}
     table = table[whole].sort_values("id", ignore_index=True)
     return Candidates(table.drop(columns="image"), decode(table["image"], size), broken)
 

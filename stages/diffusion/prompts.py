@@ -17,7 +17,7 @@ def _word(value: Any) -> str | None:
     return None if text.lower() in _MISSING else text
 
 
-def render_prompts(templates: Sequence[str], known: Mapping[str, Any], title: str) -> list[str]:
+def render_prompts(templates: Sequence[str], known: Mapping[Any, Any], title: str) -> list[str]:
     """Every one of `templates` (the card's `prompts`) whose attributes are all `known`, filled, in order.
 
     `title` takes the place of {title}. A template with an unknown attribute (absent, None, NaN, empty or "unknown") is
