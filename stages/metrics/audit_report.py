@@ -160,7 +160,7 @@ def document(record: Found, card: Card, params: Params, report: Path) -> str:
     if whole["warnings"]:
         parts += ["## Warnings", "\n".join(f"- {text[:1].upper()}{text[1:]}." for text in whole["warnings"])]
     if not whole["stops"] and not whole["warnings"]:
-        parts.append("Nothing that a reader must know before looking at the tables.")
+        parts.append("No warnings.")
     parts += ["## Does the generator draw what it is asked for?", *accuracy_section(whole)]
     for disease, modes in record.items():
         if disease == "all":
