@@ -10,7 +10,7 @@ from stages.dataset.table import decode, read_table
 from stages.dataset.groups import read_split
 from stages.runtime.params import read_params
 
-SHOWN = 8  # images a row
+SHOWN = 6  # images a row
 SIZE = 128  # px
 COLUMNS = ["id", "label", "accepted", "reason", "mode", "nearest_train_distance", "image"]
 REASONS = {"judge": "the judge did not take it for the disease"}
