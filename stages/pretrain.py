@@ -23,19 +23,20 @@ from stages.runtime import determinism
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from stages.classifier import backbone
 from stages.classifier.fit import Recipe, fit
 from stages.dataset.groups import SEEN, group_hash, write_seen
 from stages.diffusion import bars
-from stages.diffusion.pretraining import build_pipeline, build_tokenizer, encode, reconstruct, scale_latents, train_autoencoder, train_denoiser
+from stages.diffusion.pretraining import build_pipeline, build_tokenizer, encode, level_latents, reconstruct, train_autoencoder, train_denoiser
 from stages.imaging import corpus, phantoms
 from stages.imaging.sheet import save_sheet
 from stages.runtime.errors import run
 from stages.runtime.files import fresh, sha256, write_json, write_text
 from stages.runtime.params import Augment, Pretrain, read_params
+from stages.runtime.progress import progress_bar
 
 AUGMENT = Augment(flips=True, rotation=180.0, zoom=0.15, colour=0.2)
 
@@ -71,35 +72,43 @@ def make_pipeline(p: Pretrain) -> tuple[Any, dict[str, list[float]]]:
             lambda: train_autoencoder(pipe.vae, corpus.variety(a.images, p.size), steps=a.steps, batch=a.batch, lr=a.lr, seed=p.seed),
         )
     }  # fmt: skip
-    scale_latents(pipe.vae, corpus.captioned(min(1000, d.images), p.size)[0])
+    level_latents(pipe.vae, corpus.captioned(min(1000, d.images), p.size).images)
 
     both = torch.nn.ModuleList([pipe.unet, pipe.text_encoder])
-    key = {"size": p.size, "seed": p.seed, "autoencoder": a.model_dump(), **d.model_dump(exclude={"rounds"})}
+    key = {"size": p.size, "seed": p.seed, "autoencoder": a.model_dump(), **d.model_dump()}
     curves["denoiser"] = []
-    for turn in range(d.rounds):  # warm restarts, each a cached part: an hour's work that is interrupted loses little
+    for turn in range(d.rounds):  # one run in parts, each on new drawings and cached: an hour's work that is interrupted loses little
 
         def denoise(turn: int = turn) -> list[float]:
-            images, prompts, _ = corpus.captioned(d.images, p.size, namespace(turn))
-            return train_denoiser(pipe, encode(pipe.vae, images), prompts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed + turn)
+            drawn = corpus.captioned(d.images, p.size, namespace(turn))
+            part = (turn / d.rounds, (turn + 1) / d.rounds)
+            latents = encode(pipe.vae, drawn.images)
+            return train_denoiser(pipe, latents, drawn.texts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed + turn, part=part)
 
         curves["denoiser"] += cached("denoiser", {**key, "round": turn}, both, denoise)
     return pipe, curves
 
 
 def train_backbone(p: Pretrain) -> torch.nn.Module:
-    """The timm backbone, trained to tell the common classes of the captioned corpus apart."""
+    """The timm backbone, trained to tell the common classes of the captioned corpus apart and to read the strength of each drawn feature."""
     b = p.backbone
-    model = backbone.build(b.name, len(phantoms.COMMON), seed=p.seed)
+    classes = len(phantoms.COMMON)
+    model = backbone.build(b.name, classes + len(phantoms.FEATURES), seed=p.seed)
+
+    def name_and_read(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        named = F.cross_entropy(out[:, :classes], y[:, :classes])
+        return named + 2 * F.binary_cross_entropy_with_logits(out[:, classes:], y[:, classes:])
 
     def train() -> list[float]:
         drawn = [corpus.captioned(p.denoiser.images, p.size, namespace(turn)) for turn in range(b.rounds)]
-        images, labels = (np.concatenate([part[k] for part in drawn]) for k in (0, 2))
+        images, labels, strengths = (np.concatenate([getattr(part, k) for part in drawn]) for k in ("images", "labels", "strengths"))
+        targets = np.concatenate([np.eye(classes, dtype=np.float32)[labels], strengths], axis=1)
         recipe = Recipe(steps=b.steps, batch=b.batch, lr=b.lr, weight_decay=0.01, augment=AUGMENT, seed=p.seed)
-        with tqdm(total=b.steps, desc="backbone", unit=" step", mininterval=1) as bar:
-            fit(model, images, labels, recipe, tick=bar.update)
+        with progress_bar("backbone", "step", b.steps) as bar:
+            fit(model, images, targets, recipe, tick=bar.update, loss=name_and_read)
         return []
 
-    cached("backbone", {"backbone": b.model_dump(), "images": p.denoiser.images, "size": p.size, "seed": p.seed}, model, train)
+    cached("backbone", {"backbone": b.model_dump(), "images": p.denoiser.images, "size": p.size, "seed": p.seed, "reads": "features"}, model, train)
     return model.eval()
 
 
@@ -130,7 +139,7 @@ The lesions have a namespace of their own and are in no data set (`groups_seen.t
 |---|---|---|---|
 | autoencoder | {p.autoencoder.images} class-free drawings, permuted colours, dead leaves | {p.autoencoder.steps} | {p.autoencoder.batch} |
 | UNet and text encoder | {d.rounds} x {d.images} captioned drawings of the common classes | {d.rounds} x {d.steps} | {d.batch} |
-| backbone | {p.backbone.rounds} x {d.images} such drawings | {p.backbone.steps} | {p.backbone.batch} |
+| backbone | {p.backbone.rounds} x {d.images} such drawings: class, strength of {len(phantoms.FEATURES)} features | {p.backbone.steps} | {p.backbone.batch} |
 
 Reconstruction of unseen drawings, mean per-image PSNR ({rec["n_each"]} each): common {rec["common"]} dB,
 {", ".join(f"{c} {rec[c]} dB" for c in phantoms.RARE)}. The bar: 30 dB, rare classes within 1 dB of common ones.
@@ -176,7 +185,7 @@ def main() -> None:
     pipe.to(torch.float32)
     judge = bars.scorer(p.size, p.backbone.name)
     samples, pictures = bars.naming(pipe, judge, p.size, n=100)
-    rare, _, _ = corpus.captioned(16, p.size, "bars/sheet", phantoms.RARE)
+    rare = corpus.captioned(16, p.size, "bars/sheet", phantoms.RARE).images
     common = len(phantoms.COMMON)
     rows = {f"{c}: samples": pictures["samples"][k::common][:16] for k, c in enumerate(phantoms.COMMON)}
     rows |= {

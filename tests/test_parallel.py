@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,3 +46,30 @@ def test_an_error_in_a_job_is_raised_as_it_is() -> None:
 def test_a_killed_process_is_an_error_not_a_hang() -> None:
     with pytest.raises(UserError, match="work: a process was ended from outside"):
         each(lambda job, tick: os.kill(os.getpid(), signal.SIGKILL), [1, 2], 2, "work", "job", 2)
+
+
+def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = """
+import os, sys, time
+from pathlib import Path
+from stages.runtime.parallel import each
+def work(job, tick):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(120)
+each(work, [1, 2], 2, "work", "job", 2)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program, tmp_path], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: not any(Path("/proc", child.name).exists() for child in tmp_path.iterdir()))
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for it; fail when it does not come."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,16 +78,18 @@ def course(phases: NDArray[np.int64], recipe: Recipe, generator: torch.Generator
 def fit(
     model: torch.nn.Module,
     images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     recipe: Recipe,
     *,
     weights: NDArray[np.float64] | None = None,
     phases: NDArray[np.int64] | None = None,
     score: Callable[[torch.nn.Module], float] | None = None,
     tick: Callable[[], object] | None = None,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> int:
     """Train `model` in place on (N, H, W, 3) uint8 `images` and (N,) `labels` and leave it in evaluation mode.
 
+    `loss(outputs, targets)` takes the place of the weighted focal loss; `labels` may then be targets of any shape (N, ...).
     `weights` (N,) are loss weights over zero, on top of `recipe.class_weights`; `phases` (N,) says in which part of the run a row is shown (`course`).
     With `score` (higher is better, computed on val) the best of `recipe.checkpoints` evenly spaced checkpoints is
     kept, the last one on ties; returns its step. AdamW, one-cycle learning rate (15% warm-up, cosine down).
@@ -100,7 +103,7 @@ def fit(
     if weights is not None:
         own = torch.tensor(weights, dtype=torch.float32)
         by_row = own if by_row is None else by_row * own
-    planned = course(np.ones_like(labels) if phases is None else phases, recipe, generator)
+    planned = course(np.ones(len(labels), np.int64) if phases is None else phases, recipe, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1, pct_start=0.15)
     marks = {round(recipe.steps * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
@@ -110,9 +113,9 @@ def fit(
         if recipe.randaugment:
             x = rand_augment(x, generator)
         x = augment(x.float().div(255), recipe.augment, generator)
+        out, y = model(normalise(x.to(place))), targets[rows].to(place)
         w = None if by_row is None else by_row[rows].to(place)
-        loss = focal_loss(model(normalise(x.to(place))), targets[rows].to(place), recipe.focal_gamma, w)
-        loss.backward()
+        (loss(out, y) if loss else focal_loss(out, y, recipe.focal_gamma, w)).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

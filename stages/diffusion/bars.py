@@ -41,17 +41,17 @@ def reconstruction(vae: Any, size: int, n: int) -> dict[str, Any]:
     """Mean per-image PSNR (dB) on `n` unseen drawings of the common and of each rare class."""
     out: dict[str, Any] = {"n_each": n}
     for name, classes in (("common", COMMON), *((c, (c,)) for c in RARE)):
-        images, _, _ = corpus.captioned(n, size, f"bars/reconstruction/{name}", classes)
+        images = corpus.captioned(n, size, f"bars/reconstruction/{name}", classes).images
         out[name] = round(float(psnr(images, reconstruct(vae, images)).mean()), 2)
     return out
 
 
 def scorer(size: int, name: str, per_class: int = 2800, steps: int = 1200) -> torch.nn.Module:
     """A classifier of the common classes trained on fresh drawings, from random weights, on nothing the base has seen."""
-    images, _, labels = corpus.captioned(per_class * len(COMMON), size, "bars/scorer")
+    fresh = corpus.captioned(per_class * len(COMMON), size, "bars/scorer")
     model = backbone.build(name, len(COMMON), seed=1)
     plain = Augment(flips=True, rotation=180.0, zoom=0.1, colour=0.05)
-    fit(model, images, labels, Recipe(steps=steps, batch=64, lr=0.004, weight_decay=0.01, augment=plain, seed=1))
+    fit(model, fresh.images, fresh.labels, Recipe(steps=steps, batch=64, lr=0.004, weight_decay=0.01, augment=plain, seed=1))
     return model
 
 
@@ -65,9 +65,10 @@ def features(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.fl
 
 def naming(pipe: Any, judge: torch.nn.Module, size: int, n: int) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
     """Share of `n` samples a common class that `judge` names as requested, its accuracy on real ones, KID and its floor."""
-    real, texts, labels = corpus.captioned(n * len(COMMON), size, "bars/real")
-    other, _, _ = corpus.captioned(n * len(COMMON), size, "bars/floor")
-    fake = sample(pipe, texts)
+    unseen = corpus.captioned(n * len(COMMON), size, "bars/real")
+    real, labels = unseen.images, unseen.labels
+    other = corpus.captioned(n * len(COMMON), size, "bars/floor").images
+    fake = sample(pipe, unseen.texts)
     named, known = (backbone.logits(judge, x).argmax(1) == labels for x in (fake, real))
     a, b, c = (features(judge, x) for x in (real, fake, other))
     out = {

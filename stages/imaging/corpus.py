@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.imaging.phantoms import COMMON, SITES, SKIN_TONES, Lesion, class_free_lesion, draw_lesion, render, rng_for
+from stages.imaging.phantoms import COMMON, FEATURES, SITES, SKIN_TONES, Lesion, class_free_lesion, draw_lesion, render, rng_for
 from stages.runtime.progress import progress
 
 #: The names of the common classes, as captions say them. Rare classes are never named to the base.
@@ -67,12 +68,12 @@ def _variety(size: int, index: int) -> NDArray[np.uint8]:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _captioned(size: int, namespace: str, classes: tuple[str, ...], index: int) -> tuple[NDArray[np.uint8], str, int]:
+def _captioned(size: int, namespace: str, classes: tuple[str, ...], index: int) -> tuple[NDArray[np.uint8], str, int, list[float]]:
     rng = rng_for(namespace, index)
     label = index % len(classes)
     lesion = draw_lesion(classes[label], rng)
     text = caption(lesion, rng) if lesion.label in TITLES else ""
-    return render(lesion, rng, size).pixels, text, label
+    return render(lesion, rng, size).pixels, text, label, [lesion.amplitude(name) for name in FEATURES]
 
 
 def variety(count: int, size: int, processes: int = 2) -> NDArray[np.uint8]:
@@ -82,14 +83,23 @@ def variety(count: int, size: int, processes: int = 2) -> NDArray[np.uint8]:
         return np.stack(list(progress(work, "class-free corpus", "image", count)))
 
 
-def captioned(
-    count: int, size: int, namespace: str = "pretrain/captioned", classes: tuple[str, ...] = COMMON, processes: int = 2
-) -> tuple[NDArray[np.uint8], list[str], NDArray[np.int64]]:
-    """Images (count, size, size, 3) uint8, captions ("" for rare classes) and class indices, classes in turn; one lesion an image."""
+@dataclass(frozen=True)
+class Corpus:
+    """Drawings, one lesion each: `images` (N, size, size, 3) uint8, `texts` ("" for rare classes), `labels` (N,) class indices,
+    `strengths` (N, 14) in 0..1 of the drawn features (`phantoms.FEATURES`)."""
+
+    images: NDArray[np.uint8]
+    texts: list[str]
+    labels: NDArray[np.int64]
+    strengths: NDArray[np.float32]
+
+
+def captioned(count: int, size: int, namespace: str = "pretrain/captioned", classes: tuple[str, ...] = COMMON, processes: int = 2) -> Corpus:
+    """`count` drawings of `classes`, in turn, from a `namespace` of their own."""
     with ProcessPoolExecutor(processes) as pool:
         work = pool.map(partial(_captioned, size, namespace, classes), range(count), chunksize=64)
-        images, texts, labels = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
-    return np.stack(images), list(texts), np.array(labels)
+        images, texts, labels, strengths = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
+    return Corpus(np.stack(images), list(texts), np.array(labels), np.array(strengths, np.float32))
 
 
 def _portrait(size: int, namespace: str, index: int) -> tuple[NDArray[np.uint8], Lesion]:

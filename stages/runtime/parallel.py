@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -19,7 +22,15 @@ Tick = Callable[[int], object]  # hears of so many units done
 _DONE, _RESULT, _ERROR = range(3)
 
 
-def _child(function: Callable[[Any, Tick], Any], job: Any, pipe: Connection) -> None:
+def _end_with(parent: int) -> None:
+    """End this process when `parent` is gone: killed from outside, it cannot end its children, and they would go on for hours."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _child(function: Callable[[Any, Tick], Any], job: Any, pipe: Connection, parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     try:
         pipe.send((_RESULT, function(job, lambda n: pipe.send((_DONE, n)))))
@@ -46,7 +57,7 @@ def each(function: Callable[[Job, Tick], Result], jobs: Sequence[Job], threads: 
                 while waiting and len(running) < max(threads, 1):
                     number = waiting.pop(0)
                     mine, its = fork.Pipe(duplex=False)
-                    process = fork.Process(target=_child, args=(function, jobs[number], its), daemon=True)
+                    process = fork.Process(target=_child, args=(function, jobs[number], its, os.getpid()), daemon=True)
                     process.start()
                     its.close()  # so that the end of the process is the end of the pipe
                     running[mine] = (number, process)
