@@ -33,7 +33,7 @@ folds: ## test on every lesion, fold by fold: PRESET=ham10000-folds
 	@python -m stages.folds $(PRESET)
 
 test: ## run the tests
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 app: ## open the clinician's page
 	@python -m streamlit run app/main.py

@@ -80,11 +80,11 @@ def memorised(
     return results, seen
 
 
-def membership(base_dir: Path, lora_dir: Path, disease: str, card: Card, train: pd.DataFrame, null: pd.DataFrame, p: Audit) -> dict[str, Any]:
+def membership(base_dir: Path, lora_dir: Path, disease: str, card: Card, train: pd.DataFrame, null: pd.DataFrame, params: Params) -> dict[str, Any]:
     """Whether the disease's LoRA knows its training images from those of the null; `LawError` when it has no effect at all."""
-    members = train.head(MEMBERS)
+    p, members = params.audit, train.head(MEMBERS)
     others = null.head(OTHERS * len(members))
-    gains = learned(base_dir, lora_dir / disease, disease, card, [members, others] if len(others) else [], p)
+    gains = learned(base_dir, lora_dir / disease, disease, card, [members, others] if len(others) else [], p, params.threads)
     if not gains:
         return UNKNOWN | {"n": len(members)}
     of_members, of_others = gains
@@ -103,7 +103,7 @@ def audit_disease(
     enough = all(len(images) for images in real.values())
     told = {name: quality(encoder, real, found, p.seed) for name, encoder in encoders.items()} if enough else {}
     copies, seen = memorised(encoders[first], table, train, real[NULL], found, size)
-    known = membership(args.base_dir, args.lora_dir, disease, card, train, null, p)
+    known = membership(args.base_dir, args.lora_dir, disease, card, train, null, params)
     results = {}
     for mode in found.modes:
         mine = found.of(mode)
@@ -139,7 +139,8 @@ def generator(args: argparse.Namespace, card: Card, params: Params, table: pd.Da
         }
     drawn = {d: images[np.random.default_rng(p.seed).permutation(len(images))[:count]] for d, images in accepted.items()}
     train = table[table["split"] == "train"].drop(columns="image")
-    drawn |= draw_common(args.base_dir, card, {c: train[train["label"] == c].to_dict("records") for c in classes if c not in found}, count, size, p)
+    known = {c: train[train["label"] == c].to_dict("records") for c in classes if c not in found}
+    drawn |= draw_common(args.base_dir, card, known, count, size, p, params.threads)
     number = {name: k for k, name in enumerate(classes)}
     labels = np.repeat([number[c] for c in drawn], [len(images) for images in drawn.values()])
     probabilities = scorer.score(

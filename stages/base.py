@@ -20,12 +20,10 @@ from stages.runtime import determinism
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from stages.classifier import backbone
-from stages.classifier.fit import Recipe, fit
+from stages.classifier.start import WEIGHTS
 from stages.dataset.card import BASE, Card, read_card_to_learn
 from stages.dataset.groups import SEEN, group_hash, read_seen, read_split, refuse_overlap, write_seen
 from stages.dataset.table import decode, read_table
@@ -54,9 +52,9 @@ def name_source(p: Base) -> dict[str, Any]:
     folder = Path(p.source)
     local = folder.is_dir()
     body = Path(p.backbone) if p.backbone else folder / "backbone"
-    has_body = (body / backbone.WEIGHTS).exists()
+    has_body = (body / WEIGHTS).exists()
     if p.backbone and not has_body:
-        raise UserError(f"params.yaml: base.backbone: {body / backbone.WEIGHTS} does not exist")
+        raise UserError(f"params.yaml: base.backbone: {body / WEIGHTS} does not exist")
     if not local and not p.revision:
         raise UserError(f"params.yaml: base.source {p.source!r} is not a folder; a hub id needs base.revision, the commit it is pinned to")
     taught = [folder, *([body] if p.backbone else [])]  # a backbone from elsewhere brings its own record
@@ -67,7 +65,7 @@ def name_source(p: Base) -> dict[str, Any]:
         "hash": pipeline_hash(folder) if local else f"{p.source}@{p.revision}",
         "backbone": body.as_posix() if has_body else None,
         "backbone_name": read_json(body / "backbone.json")["name"] if has_body else None,
-        "backbone_hash": sha256(body / backbone.WEIGHTS) if has_body else None,
+        "backbone_hash": sha256(body / WEIGHTS) if has_body else None,
         "trained": False,
         "known_groups": known,
     }
@@ -88,11 +86,15 @@ def base_images(card: Card, rows: pd.DataFrame, size: int, rare: list[str]) -> t
 
 def continue_base(pipe: Any, card: Card, params: Params, rows: pd.DataFrame, info: dict[str, Any], out: Path) -> dict[str, Any]:
     """Train autoencoder, UNet with text encoder, and backbone on `rows`, from the source's weights; save under `out`."""
+    import torch  # here, with what loads it: a base that is only named needs none of them
+
+    from stages.classifier import backbone
+    from stages.classifier.fit import Recipe, fit
     from stages.diffusion.pretraining import encode, scale_latents, train_autoencoder, train_denoiser
     from stages.diffusion.prompts import render_prompts
     from stages.imaging import corpus
 
-    p = params.base
+    p, pipe = params.base, pipe.to(torch.float32)
     size = side(pipe)
     images, labels, classes = base_images(card, rows, size, params.rare)
     # Half real images, half class-free variety: an autoencoder that sees common classes alone loses the colours of rare ones.
@@ -117,14 +119,14 @@ def continue_base(pipe: Any, card: Card, params: Params, rows: pd.DataFrame, inf
     recipe = Recipe(steps=p.backbone_steps, batch=64, lr=p.backbone_lr, weight_decay=0.01, augment=params.train.augment, seed=p.seed)
     with tqdm(total=recipe.steps, desc="backbone", unit=" step", mininterval=1) as bar:
         fit(model, images, labels, recipe, tick=bar.update)
-    backbone.save(model, out / "backbone" / backbone.WEIGHTS, half=True)
+    backbone.save(model, out / "backbone" / WEIGHTS, half=True)
     write_json(out / "backbone" / "backbone.json", {"name": name})
     return {
         **info,
         "hash": pipeline_hash(out / "pipeline"),
         "backbone": "backbone",
         "backbone_name": name,
-        "backbone_hash": sha256(out / "backbone" / backbone.WEIGHTS),
+        "backbone_hash": sha256(out / "backbone" / WEIGHTS),
         "trained": True,
         "continued_from": info["hash"],
         "trained_on": {"images": len(images), "classes": classes},
@@ -138,17 +140,17 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     params, card, split = read_params(), read_card_to_learn(args.card), read_split(args.split)
-    determinism.fix(params.threads, params.base.seed)
     info = name_source(params.base)
     taught = [f for f in (params.base.source, params.base.backbone) if f and info["known_groups"]]
     seen = set().union(*(read_seen(f) for f in taught))
     out = fresh(args.out_dir)
     refuse_overlap(seen, split, f"base {params.base.source}")
     if params.base.train:
+        determinism.fix(params.threads, params.base.seed)
         rows = split[split["split"] == "base"].merge(read_table(args.refined).drop(columns=["label", "group", "split"], errors="ignore"), on="id")
         kept = CACHE / key_of(params, card, rows, info)
         if not (kept / "info.json").exists():
-            pipe = open_pipeline(params.base.source, params.base.revision).to(torch.float32)
+            pipe = open_pipeline(params.base.source, params.base.revision)
             write_json(kept / "info.json", continue_base(pipe, card, params, rows, info, fresh(kept)))
         shutil.copytree(kept, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("info.json"))
         info = read_json(kept / "info.json")

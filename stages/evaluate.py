@@ -37,8 +37,8 @@ from stages.metrics.laws import check_budgets, check_judge, check_origin, check_
 from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
+from stages.runtime.parallel import Tick, each
 from stages.runtime.params import REGIMES, Params, read_params
-from stages.runtime.progress import progress
 
 Floats = NDArray[np.floating[Any]]
 DIGITS = 6
@@ -66,15 +66,21 @@ def make_truth(test: pd.DataFrame, classes: list[str], rare: list[str]) -> Truth
     return Truth(labels, np.unique(test["group"].to_numpy(str), return_inverse=True)[1], classes, [classes.index(d) for d in sorted(rare)])
 
 
-def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: float) -> dict[str, NDArray[np.float64]]:
+def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: float, threads: int) -> dict[str, NDArray[np.float64]]:
     """Probabilities (S, N, C) per regime, "logit_adjust" and, where real has second seeds, "aa".
 
-    Logit adjustment (Menon et al. 2021, post-hoc) takes tau log(prior of train) off real's logits.
+    Logit adjustment (Menon et al. 2021, post-hoc) takes tau log(prior of train) off real's logits. `threads` processes share the regimes.
     """
+
+    def show(predictor: Predictor, tick: Tick) -> NDArray[np.float32]:
+        logits = predictor.logits(images, [*predictor.seeds, *predictor.info["aa_seeds"]])
+        tick(1)
+        return logits
+
     members: dict[str, NDArray[np.float64]] = {}
-    for regime, predictor in progress(predictors.items(), "test", "regime", total=len(predictors)):
+    shown = each(show, list(predictors.values()), threads, "test", "regime", len(predictors))
+    for (regime, predictor), logits in zip(predictors.items(), shown, strict=True):
         info, seeds = predictor.info, list(predictor.seeds)
-        logits = predictor.logits(images, [*seeds, *info["aa_seeds"]])
         members[regime] = tempered(logits[: len(seeds)], info, seeds)
         if regime == "real":
             prior = np.array([info["prior_train"][c] for c in predictor.classes])
@@ -145,9 +151,9 @@ def curve_tables(members: Mapping[str, Floats], truth: Truth) -> dict[str, pd.Da
 def prediction_table(test: pd.DataFrame, members: Mapping[str, Floats], infos: Mapping[str, Mapping[str, Any]], classes: list[str]) -> pd.DataFrame:
     """A row per regime, seed and test image: id, group, label, regime, seed, p_<class>. `test` has id, group, label."""
     parts = []
-    for regime, each in members.items():
+    for regime, of_seeds in members.items():
         info = infos.get(regime, infos["real"])
-        for seed, p in zip(info["aa_seeds"] if regime == AA else info["seeds"], each, strict=True):
+        for seed, p in zip(info["aa_seeds"] if regime == AA else info["seeds"], of_seeds, strict=True):
             columns = {f"p_{c}": p[:, k] for k, c in enumerate(classes)}
             parts.append(test[["id", "group", "label"]].assign(regime=regime, seed=seed, **columns))
     return pd.concat(parts, ignore_index=True)
@@ -170,17 +176,22 @@ def measure(
     """Show the rows of `test` (label, group, attributes), drawn in `images` (N, H, W, 3), to every regime; the scores are over `rare`."""
     own, infos = params.evaluate, {regime: predictor.info for regime, predictor in predictors.items()}
     truth = make_truth(test, card.class_names, rare)
-    members = predict(predictors, images, own.logit_tau)
+    members = predict(predictors, images, own.logit_tau, params.threads)
     boots = bootstrap(members, truth, own.bootstrap, own.seed)
     attributes = test[[a for a in sorted(card.attributes) if a in test]].reset_index(drop=True)
     assessed = {r: assess(r, members[r], truth, boots[r], attributes, infos.get(r, infos["real"]), synthetic) for r in WHAT if r in members}
     metrics, details = {r: found[0] for r, found in assessed.items()}, {r: found[1] for r, found in assessed.items()}
     means = metrics | ({AA: over_seeds(members[AA], truth)[0]} if AA in members else {})
-    for regime, predictor in predictors.items():  # the scores above are over all test images, those refused too
-        if "ood" not in predictor.info:
-            continue
-        why = np.array([reason is not None for reason in predictor.refusals(images)])
-        details[regime]["refused"] = {c: proportion(why[truth.labels == i]) for i, c in enumerate(card.class_names)}
+    refusing = [regime for regime, predictor in predictors.items() if "ood" in predictor.info]
+
+    def refuse(regime: str, tick: Tick) -> NDArray[np.bool_]:
+        refused = np.array([reason is not None for reason in predictors[regime].refusals(images)])
+        tick(1)
+        return refused
+
+    found = each(refuse, refusing, params.threads, "refusals", "regime", len(refusing))
+    for regime, refused in zip(refusing, found, strict=True):  # the scores above are over all test images, those refused too
+        details[regime]["refused"] = {c: proportion(refused[truth.labels == i]) for i, c in enumerate(card.class_names)}
     verdict = decide(own.candidate, infos["real"]["seeds"], truth.n_lesions, truth.rare, means, boots, own.min_seeds)
     return Measured(truth, members, metrics, details, verdict)
 

@@ -15,7 +15,7 @@ from tests.repository import checkout, command
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that one process has it while the other does the rest."""
+    """The longest file first, so that one process has it while the other does the rest (`--no-loadscope-reorder` keeps xdist to this order)."""
     items.sort(key=lambda item: item.path.name != "test_smoke.py")
 
 

@@ -205,7 +205,7 @@ def test_no_gain_is_no_evidence_and_a_second_run_gives_the_same_bytes(place: Wor
 def test_logit_adjustment_takes_the_prior_off(place: Workplace) -> None:
     info = read_json(place.models / "real" / "model.json")
     images = np.stack([np.full((SIZE, SIZE, 3), 100 * c, np.uint8) for c in range(3)])
-    found = evaluate.predict({"real": Scripted(info)}, images, tau=1.0)
+    found = evaluate.predict({"real": Scripted(info)}, images, tau=1.0, threads=1)
     odds = np.log(found["logit_adjust"] / found["real"]) * 1.1
     expected = -np.log(np.array([0.1, 0.8, 0.1]))
     np.testing.assert_allclose(odds - odds[..., :1], np.broadcast_to(expected - expected[0], odds.shape), atol=1e-5)

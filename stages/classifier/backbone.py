@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 import numpy as np
 
+from stages.classifier.start import WEIGHTS as WEIGHTS
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 
 #: ImageNet's channel statistics (0..1 RGB), which most of timm's pretrained weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WEIGHTS = "backbone.safetensors"
 
 
 def build(name: str, classes: int, start: Path | None = None, pretrained: bool = False, seed: int = 0) -> torch.nn.Module:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.classifier.backbone import WEIGHTS
 from stages.dataset.groups import read_seen
 from stages.runtime.errors import LawError
 from stages.runtime.files import read_json, sha256
+
+WEIGHTS = "backbone.safetensors"
 
 
 def body(base_dir: str | Path) -> Path | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model_index.json"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -19,6 +20,8 @@ WAYS_OUT = "ways out: name a local folder in base.source (params.yaml), keep bas
 
 def device() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""
+    import torch  # here, as below: stage `base` names a base and need not open it
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -82,6 +85,7 @@ def open_pipeline(source: str | Path, revision: str | None = None) -> Any:
 
     float32 on the CPU, bfloat16 (float16 on cards without it) on the first CUDA device. Raises `UserError`.
     """
+    import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar
     from transformers.utils.logging import disable_progress_bar as disable_transformers_bar

@@ -17,13 +17,12 @@ from stages.diffusion.selection import to_pixels
 from stages.runtime.determinism import seed_of
 from stages.runtime.errors import LawError
 from stages.runtime.params import Audit
-from stages.runtime.progress import progress_bar
 
 
 def draw_common(
-    base_dir: Path, card: Card, known: Mapping[str, Sequence[Mapping[Any, Any]]], count: int, size: int, p: Audit
+    base_dir: Path, card: Card, known: Mapping[str, Sequence[Mapping[Any, Any]]], count: int, size: int, p: Audit, threads: int
 ) -> dict[str, NDArray[np.uint8]]:
-    """`count` images (size, size, 3) of each class in `known`, each with the attributes of one of the class's images there.
+    """`count` images (size, size, 3) of each class in `known`, each with the attributes of one of the class's images there; `threads` processes draw.
 
     An image that is not finite is left out; `LawError` when a class has no other.
     """
@@ -36,8 +35,7 @@ def draw_common(
             prompts = render_prompts(card.prompts[BASE], rows[int(rng.integers(len(rows)))], card.classes[name].title)
             prompt = prompts[int(rng.integers(len(prompts)))]
             requests.append(Request(slot, 0, TEXT, prompt, None, None, seed_of(base["hash"], name, prompt, slot, p.seed)))
-    with progress_bar("common classes, drawn by the base", "image", len(requests)) as bar:
-        drawn = [to_pixels(image, size) for image in sampler(requests, bar.update)]
+    drawn = [to_pixels(image, size) for image in sampler.forked(requests, threads, "common classes, drawn by the base")]
     found = {}
     for k, name in enumerate(known):
         finite = [image for image in drawn[k * count : (k + 1) * count] if image is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from stages.runtime.parallel import Tick, each
 #: Images at a time, by device. Kernels sum in another order when the batch's shape changes (not when its other rows do),
 #: so every call has this shape: the last one is filled up.
 CHUNK = {"cpu": 8, "cuda": 16}
-CHUNKS = 4  # chunks a forked process draws: few forks, and still none that the others wait for
+CHUNKS = 4  # chunks that a forked process draws at most: few forks, and still none that the others wait for
 TEXT, IMAGE, INTERCLASS = "text2img", "img2img", "interclass"
 
 
@@ -86,7 +87,8 @@ class Sampler:
     def forked(self, requests: Sequence[Request], threads: int, what: str) -> NDArray[np.float32]:
         """As a call, drawn by `threads` processes of one thread each (on a GPU by this one), under a bar that says `what`."""
         parts = self._chunks(requests)
-        jobs = [[i for part in parts[k : k + CHUNKS] for i in part] for k in range(0, len(parts), CHUNKS)]
+        most = min(CHUNKS, math.ceil(len(parts) / max(threads, 1)))  # the last rounds of a pool draw few: all processes have a part of them
+        jobs = [[i for part in parts[k : k + most] for i in part] for k in range(0, len(parts), most)]
         drawn = each(lambda job, tick: self([requests[i] for i in job], tick), jobs, threads, what, "image", len(requests))
         out = {i: image for job, images in zip(jobs, drawn, strict=True) for i, image in zip(job, images, strict=True)}
         return np.stack([out[i] for i in range(len(requests))])

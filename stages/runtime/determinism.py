@@ -6,11 +6,12 @@ import hashlib
 import random
 
 import numpy as np
-import torch
 
 
 def fix(threads: int, seed: int = 0) -> None:
     """Fix the thread count and every global seed; torch raises where an operation has no deterministic form."""
+    import torch  # here: not every stage that draws by `seed_of` needs torch, which takes seconds to load
+
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     random.seed(seed)
