@@ -103,7 +103,7 @@ def regions(table: pd.DataFrame, size: int) -> dict[str, NDArray[np.bool_]]:
     if not set(BOX) <= set(table):
         return {"border": around}
     outside = outside_box(table, size)
-    boxed = outside.any((1, 2))
+    boxed = np.asarray(outside.any((1, 2)))
     around = around & (outside | ~boxed[:, None, None])  # a lesion that reaches the border is not the border
     return {"border": around, "outside of the lesion": outside}
 
