@@ -8,7 +8,8 @@ Out: REPORT_DIR/data.json, data.md (the same in words and tables), data.png (tra
     python -m stages.data_report CARD REFINED SPLIT_CSV MODELS_BASE REPORT_DIR
 
 `warnings` in data.json go into the verdict; those of the shortcut audit (`stages/quality/shortcut.py`) lead it and stand on the page.
-The audit, the confounders and the list of labels look at training images only; the sealed parts are `evaluate`'s.
+The audit, the confounders and the list of labels look at training images only; the sealed parts are `evaluate`'s. Pictures are read a
+chunk at a time, so that what is held of an image is its row of numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ from stages.classifier import backbone
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
 from stages.dataset.raw import without_names
-from stages.dataset.table import decode, read_table
+from stages.dataset.table import Pictures, read_facts
 from stages.imaging.duplicates import components
 from stages.imaging.sheet import save_sheet
 from stages.quality import pictures
 from stages.quality.confounding import MISSING, confounders, strong
 from stages.quality.labels import review
-from stages.quality.probes import BOX, all_probes
+from stages.quality.probes import BOX, CHUNK, Images, all_probes
 from stages.quality.report import LEFT_OUT, describe, shortcut_sentence
 from stages.quality.shortcut import audit, with_all_together
 from stages.runtime.errors import run
@@ -102,9 +103,10 @@ def near_duplicates(table: pd.DataFrame, pairs: list[list[str]]) -> dict[str, An
 
 
 def shortcuts(
-    card: Card, rare: list[str], p: DataReport, training: pd.DataFrame, images: NDArray[np.uint8]
+    card: Card, rare: list[str], p: DataReport, training: pd.DataFrame, images: Images
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Draw]]:  # fmt: skip
     """The audit of each disease of `rare` against the classes that the card flags normal, else against all others; and a picture of each.
+    `images` gives the pictures of rows of `training`.
 
     Groups that hold images of both sides are left out: nobody knows which label is right.
     """
@@ -121,16 +123,16 @@ def shortcuts(
         pure = side[rows].groupby(training["group"]).transform("nunique").reindex(training.index) == 1
         kept = np.flatnonzero(rows & pure)
         part, positive = training.iloc[kept], side.to_numpy()[kept]
-        probes = with_all_together([replace(probe, seen=None).of(kept) for probe in everything])  # of masks, only the drawn probe's is copied
+        probes = with_all_together([probe.of(kept) for probe in everything])
         result = audit(probes, positive, part["group"].to_numpy(object), p.permutations, p.seed)
         entry = {key: value for key, value in asdict(result).items() if key not in ("scores", "aucs")}
         entry |= {"probes": result.aucs, "fires": result.fires, "against": told, "n": len(part), "n_positive": int(positive.sum())}
         entry["warning"] = shortcut_sentence(titled(card, disease), entry) if result.fires else None
         found[disease] = entry
         if result.probe is not None:
-            probe = next((probe.of(kept) for probe in everything if probe.name == result.probe), probes[-1])  # else: all of them together
+            probe = next(probe for probe in probes if probe.name == result.probe)
             title = card.classes[disease].title
-            drawings[f"shortcut_{disease}.png"] = partial(pictures.draw_shortcut, result, probe, positive, images[kept], title, told)
+            drawings[f"shortcut_{disease}.png"] = partial(pictures.draw_shortcut, result, probe, positive, only(images, kept), title, told)
     return found, drawings
 
 
@@ -162,21 +164,31 @@ def make_warnings(facts: dict[str, Any], card: Card) -> list[str]:
     return said
 
 
+def only(images: Images, rows: NDArray[np.intp]) -> Images:
+    """`images` of a part of its table: of `rows` (N,), by position among them."""
+    return lambda some: images(rows[some])
+
+
+def described(images: Images, count: int, see: See) -> NDArray[np.float64]:
+    """What `see` tells of all `count` images, (count, D), a chunk of them in memory at once."""
+    return np.concatenate([see(images(np.arange(start, min(start + CHUNK, count)))) for start in range(0, count, CHUNK)])
+
+
 def make_facts(
-    card: Card, rare: list[str], p: DataReport, table: pd.DataFrame, quarantine: pd.DataFrame, refined: dict[str, Any], see: See
+    card: Card, rare: list[str], p: DataReport, table: pd.DataFrame, images: Images, quarantine: pd.DataFrame, refined: dict[str, Any], see: See
 ) -> tuple[dict[str, Any], dict[str, Draw]]:  # fmt: skip
     """Everything that data.json says, and what draws each picture under data/, by file name.
 
-    `table` holds every refined image with its split ("left out" where split.max_images cut it); `see` tells of images (N, H, W, 3) what is in
-    them, (N, D).
+    `table` holds what is known of every refined image with its split ("left out" where split.max_images cut it), indexed from 0; `images`
+    gives the pictures (n, H, W, 3) of rows (n,) of it; `see` tells of pictures what is in them, (n, D).
     """
     images_a_group = table.groupby("group").size().value_counts().sort_index()
     labels_a_group = table.groupby("group")["label"].nunique()
     several = sorted(labels_a_group.index[labels_a_group > 1])
-    training = table[table["split"].isin(["train", "base"])].reset_index(drop=True)
-    images = decode(training["image"])
-    shortcut, drawings = shortcuts(card, rare, p, training, images)
-    doubts = review(training, see(images), p.review)
+    rows = np.flatnonzero(table["split"].isin(["train", "base"]))
+    training, trained_on = table.iloc[rows].reset_index(drop=True), only(images, rows)
+    shortcut, drawings = shortcuts(card, rare, p, training, trained_on)
+    doubts = review(training, described(trained_on, len(rows), see), p.review)
     facts: dict[str, Any] = {
         "name": card.name,
         "title": card.title,
@@ -204,24 +216,24 @@ def make_facts(
         "shortcut": shortcut,
         "label_review": doubts.drop(columns="row").to_dict("records"),
     }
-    by_id = table.set_index("id")
+
+    def labelled(rows: pd.DataFrame) -> list[tuple[NDArray[np.uint8], str]]:
+        return list(zip(images(rows.index.to_numpy()), rows["label"], strict=True))
+
     if len(doubts):
-        told = [
-            (images[row], f"labelled {label}; the model says {other} ({share:.0%})")
-            for row, label, other, share in doubts[["row", "label", "suggested", "probability"]].itertuples(index=False)
+        said = [
+            f"labelled {label}; the model says {other} ({share:.0%})"
+            for label, other, share in doubts[["label", "suggested", "probability"]].itertuples(index=False)
         ]
+        told = list(zip(trained_on(doubts["row"].to_numpy()), said, strict=True))
         drawings["labels.png"] = lambda path: pictures.captioned([told[k : k + 5] for k in range(0, len(told), 5)], path)
     if pairs := [pair[:2] for pair in facts["near_duplicates"]["labels_disagree"][:EXAMPLES]]:
-        drawings["pairs.png"] = lambda path: pictures.captioned([labelled(by_id.loc[pair]) for pair in pairs], path)
+        paired = [table.iloc[pd.Index(table["id"]).get_indexer(pair)] for pair in pairs]
+        drawings["pairs.png"] = lambda path: pictures.captioned([labelled(rows) for rows in paired], path)
     if several:
-        shown = [by_id[by_id["group"] == group].sort_values("label") for group in several[:EXAMPLES]]
+        shown = [table[table["group"] == group].sort_values("label") for group in several[:EXAMPLES]]
         drawings["groups.png"] = lambda path: pictures.captioned([labelled(rows.drop_duplicates("label")) for rows in shown], path)
     return facts | {"warnings": make_warnings(facts, card)}, drawings
-
-
-def labelled(rows: pd.DataFrame) -> list[tuple[NDArray[np.uint8], str]]:
-    """The pictures of `rows` with their labels."""
-    return list(zip(decode(rows["image"]), rows["label"], strict=True))
 
 
 def main() -> None:
@@ -235,14 +247,14 @@ def main() -> None:
     args = parser.parse_args()
     card, params = read_card(args.card), read_params()
     determinism.fix(params.threads)
-    table = read_table(args.refined)
+    table, images = read_facts(args.refined), Pictures(args.refined)
     split = read_split(args.split).set_index("id")["split"]
     table["split"] = table["id"].map(split).fillna(LEFT_OUT)
     quarantine = pd.read_csv(args.refined / "quarantine.csv", dtype=str, keep_default_na=False)
     refined = read_json(args.refined / "refined.json")
     with threadpool_limits(1):  # the matrices are small, and sums of several threads differ in their last bit
         facts, drawings = make_facts(
-            card, params.rare, params.data_report, table, quarantine, refined, partial(backbone.features, args.base / "backbone")
+            card, params.rare, params.data_report, table, images, quarantine, refined, partial(backbone.features, args.base / "backbone")
         )
     folder = fresh(args.report / "data")
     for name, draw in drawings.items():
@@ -250,7 +262,7 @@ def main() -> None:
     write_json(args.report / "data.json", facts)
     write_text(args.report / "data.md", describe(facts, params.rare, ["data.png", *(f"data/{name}" for name in drawings)]))
     shown = table[table["split"].isin(["train", "base"])].groupby("label").head(params.data_report.sheet)
-    save_sheet({card.classes[str(label)].title: decode(rows["image"]) for label, rows in shown.groupby("label")}, args.report / "data.png")
+    save_sheet({card.classes[str(label)].title: images(rows.index.to_numpy()) for label, rows in shown.groupby("label")}, args.report / "data.png")
     for text in facts["warnings"]:
         print(f"warning: {text}")
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from stages import data_report
 from stages.dataset.card import Card
-from stages.dataset.table import write_table
+from stages.dataset.table import decode, write_table
 from stages.imaging.refining import encode_png
 from stages.quality import confounding, labels
 from stages.quality.report import PUBLIC_IDS, TEXT_MISSES, describe
@@ -73,7 +73,9 @@ def facts_of(
     own = read_params(ROOT / "params.yaml").data_report.model_copy(update={"permutations": 199})
     refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True}
     with threadpool_limits(1):
-        return data_report.make_facts(Card.model_validate(card), ["df"], own, table, quarantine, refined, see)[0]
+        return data_report.make_facts(
+            Card.model_validate(card), ["df"], own, table, lambda rows: decode(table["image"].iloc[rows]), quarantine, refined, see
+        )[0]
 
 
 def test_counts_per_class_and_part_are_true() -> None:

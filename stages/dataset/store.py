@@ -68,6 +68,7 @@ class Store:
             self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")  # a lost power supply may cost more than `SAVE_EVERY`, and spoils nothing
             self._db.executescript(TABLES)
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:

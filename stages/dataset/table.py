@@ -73,6 +73,32 @@ def read_table(folder: str | Path, columns: list[str] | None = None) -> pd.DataF
     return table
 
 
+def read_facts(folder: str | Path) -> pd.DataFrame:
+    """`read_table` without the images."""
+    files = sorted(Path(folder).glob("*.parquet"))
+    return read_table(folder, [name for name in pq.ParquetFile(files[0]).schema_arrow.names if name != "image"] if files else None)
+
+
+class Pictures:
+    """The images of a folder by their rows in `read_table`, decoded when they are asked for: memory does not grow with the folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        files = [pq.ParquetFile(f) for f in sorted(Path(folder).glob("*.parquet"))]
+        self._groups = [(file, k) for file in files for k in range(file.num_row_groups)]
+        self._ends = np.cumsum([file.metadata.row_group(k).num_rows for file, k in self._groups])
+
+    def __call__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """(N, H, W, 3) of the given `rows` (N,), in their order. All are in memory, and the row groups that hold them one after the other."""
+        encoded: dict[int, bytes] = {}
+        at = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(at):
+            file, k = self._groups[number]
+            held = file.read_row_group(k, columns=["image.bytes"]).column("image")
+            start = self._ends[number] - len(held)
+            encoded |= {int(row): held[int(row - start)]["bytes"].as_py() for row in rows[at == number]}
+        return decode(encoded[int(row)] for row in rows)
+
+
 def read_rows(folder: str | Path, split: pd.DataFrame, part: str, *labels: str) -> pd.DataFrame:
     """The refined images of the classes `labels` in `part` of `split`: its columns and the images' others, by id; `UserError` when there is none."""
     own = split[(split["split"] == part) & split["label"].isin(labels)]

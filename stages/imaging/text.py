@@ -70,7 +70,10 @@ def _row_of_letters(mask: NDArray[np.bool_]) -> bool:
     level = (np.abs(bottom[:, None] - bottom) <= np.maximum(1, 0.15 * tall)) & (tall <= 1.6 * short)
     gap = np.maximum(left[:, None], left) - np.minimum(right[:, None], right)
     beside = (gap <= 0.8 * tall) & (gap >= -0.2 * tall)
-    word = connected_components(level & beside, directed=False)[1]
+    neighbours = level & beside
+    if np.count_nonzero(neighbours) < 2 * (LETTERS - 1):  # each pair counts twice; most pictures without text end here
+        return False
+    word = connected_components(neighbours, directed=False)[1]
     for number in np.flatnonzero(np.bincount(word) >= LETTERS):
         own = word == number
         # The ticks of a ruler are full and narrow; most letters are neither.

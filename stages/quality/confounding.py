@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 STRONG, P_VALUE = 0.3, 0.01  # a strength from which a sentence is said, when chance gives it in under 1 of 100
 LEAST_GROUPS = 20
+MOST_HELD = 10_000_000  # labels, permuted ones too, held at once
 MISSING = "is it recorded"
 
 Floats = NDArray[np.float64]
@@ -56,15 +57,18 @@ def association(values: pd.Series, labels: pd.Series, permutations: int, seed: i
     else:
         table = pd.get_dummies(values.astype(str)).to_numpy(float)
         table = table / np.sqrt(table.mean(0))
-    drawn = np.repeat(codes[:, None], 1 + permutations, axis=1)
-    drawn[:, 1:] = np.random.default_rng(seed).permuted(drawn[:, 1:], axis=0)
-    shares = np.round(between_classes(table, drawn), 9)  # equal but for the last bit is equal
-    share = float(shares[0])
+    rng, block = np.random.default_rng(seed), max(1, MOST_HELD // n)
+    shares = [between_classes(table, codes[:, None])]
+    for start in range(0, permutations, block):
+        drawn = np.repeat(codes[:, None], min(block, permutations - start), axis=1)
+        shares.append(between_classes(table, rng.permuted(drawn, axis=0)))
+    rounded = np.round(np.concatenate(shares), 9)  # equal but for the last bit is equal
+    share = float(rounded[0])
     strength = correlation_ratio(share, n, classes) if numeric else cramers_v(share * n, n, classes, table.shape[1])
     return {
         "measure": "correlation ratio" if numeric else "Cramér's V",
         "strength": round(min(1.0, strength), 3),
-        "p": round((1 + int((shares[1:] >= share).sum())) / (1 + permutations), 4),
+        "p": round((1 + int((rounded[1:] >= share).sum())) / (1 + permutations), 4),
         "groups": n,
     }
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from stages.imaging.watermark import mark
 from stages.metrics.figures import heading, save
-from stages.quality.probes import Probe
+from stages.quality.probes import Images, Probe
 from stages.quality.shortcut import Finding
 
 EXTREMES = 8  # images at either end
@@ -21,12 +21,10 @@ UNSEEN = 200  # grey of the pixels that a probe does not see
 SIDE, LINE = 112, 12  # px of a picture and of a line of its caption
 
 
-def draw_shortcut(
-    finding: Finding, probe: Probe, positive: NDArray[np.bool_], images: NDArray[np.uint8], disease: str, against: str, path: Path
-) -> None:
+def draw_shortcut(finding: Finding, probe: Probe, positive: NDArray[np.bool_], images: Images, disease: str, against: str, path: Path) -> None:
     """The worst probe of a disease: how its score spreads on both sides, and the images at either end, cropped to what the probe sees.
 
-    `positive` (N,) and `images` (N, H, W, 3) in the order of `finding.scores`.
+    `positive` (N,) in the order of `finding.scores`; `images` gives the pictures (n, H, W, 3) of positions (n,) in it.
     """
     scores = np.asarray(finding.scores)
     figure = Figure(figsize=(11, 6.4), layout="constrained")
@@ -42,9 +40,11 @@ def draw_shortcut(
     order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())]
     ends = {f"least like {disease}": order[:EXTREMES], f"most like {disease}": order[::-1][:EXTREMES]}
     for row, (title, chosen) in enumerate(ends.items(), start=1):
-        for column, k in enumerate(chosen):
+        shown = images(chosen)
+        if probe.seen is not None:
+            shown = np.where(probe.seen(chosen)[..., None], shown, UNSEEN).astype(np.uint8)
+        for column, (k, picture) in enumerate(zip(chosen, shown, strict=True)):
             panel = figure.add_subplot(grid[row, column])
-            picture = images[k] if probe.seen is None else np.where(probe.seen[k][..., None], images[k], UNSEEN).astype(np.uint8)
             panel.imshow(picture, interpolation="nearest")
             panel.set(xticks=[], yticks=[])
             panel.set_title(f"{title}:" if column == 0 else " ", fontsize=9, loc="left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +12,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Floats = NDArray[np.float64]
+Masks = Callable[[NDArray[np.intp]], NDArray[np.bool_]]
+Images = Callable[[NDArray[np.intp]], NDArray[np.uint8]]
 BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # Rec. 601
 MARGIN = 1 / 16  # of the side: the border's width, and how far around its box a lesion may still show
 LEAST_PIXELS = 16  # that a region must have for its numbers to count
+CHUNK = 1024  # pictures held at once
 
 
 @dataclass(frozen=True)
 class Probe:
     """One way to look past the disease: `values` (N, D), a row an image, NaN where it cannot be said.
 
-    `seen` (N, H, W) bool marks the pixels that were looked at, None for what the file says about itself; `shown` (N,) is what a picture's
-    caption says of it.
+    `seen` gives, for rows (n,), the pixels that were looked at, (n, H, W); None for what the file says about itself. `shown` (N,) is what a
+    picture's caption says of it.
     """
 
     name: str
     values: Floats
-    seen: NDArray[np.bool_] | None = None
+    seen: Masks | None = None
     shown: list[str] | None = None
 
     @property
@@ -37,10 +41,11 @@ class Probe:
 
     def of(self, rows: NDArray[np.intp]) -> Probe:
         """The probe of the images `rows` alone."""
+        seen = self.seen
         return Probe(
             self.name,
             self.values[rows],
-            None if self.seen is None else self.seen[rows],
+            None if seen is None else lambda some: seen(rows[some]),
             None if self.shown is None else [self.shown[k] for k in rows],
         )
 
@@ -92,22 +97,34 @@ def region_values(images: NDArray[np.uint8], seen: NDArray[np.bool_]) -> dict[st
     return {"brightness": brightness, "colour": colour, "texture": texture}
 
 
-def compression(table: pd.DataFrame, images: NDArray[np.uint8]) -> Floats:
+def regions(table: pd.DataFrame, size: int) -> dict[str, NDArray[np.bool_]]:
+    """Where probes look, each (N, size, size): the border and, where `table` has boxes, what lies outside of the lesion."""
+    around = border(len(table), size)
+    if not set(BOX) <= set(table):
+        return {"border": around}
+    outside = outside_box(table, size)
+    boxed = np.asarray(outside.any((1, 2)))
+    around = around & (outside | ~boxed[:, None, None])  # a lesion that reaches the border is not the border
+    return {"border": around, "outside of the lesion": outside}
+
+
+def compression(table: pd.DataFrame, png_bytes: NDArray[np.int64], size: int) -> Floats:
     """How small the file is for what it shows, (N, 1): log bytes a pixel less what the picture itself explains.
 
     Bytes alone would see the disease: a patterned lesion needs more of them. So log bytes a pixel is regressed, without the labels, on
-    those of the whole picture saved anew as JPEG at one quality (`recoded_bytes`, luminance, by refine) and of the refined one as PNG;
-    the residual is left.
+    those of the whole picture saved anew as JPEG at one quality (`recoded_bytes`, luminance, by refine) and of the refined one, `size` px
+    a side, as PNG (`png_bytes` (N,)); the residual is left.
     """
     pixels = (table["width"] * table["height"]).to_numpy(float)
     density, whole = (np.log(table[name].to_numpy(float) / pixels) for name in ("file_bytes", "recoded_bytes"))
-    refined = np.log(np.array([_png_bytes(image) for image in images], float) / images[0, :, :, 0].size)
+    refined = np.log(png_bytes / size**2)
     known = np.column_stack([np.ones(len(table)), whole, refined, whole**2, refined**2, whole * refined])
     # Rounded: where all files are of one length (the images of an archive), what is left is the error of the sums, which sees the picture.
     return np.round((density - known @ np.linalg.lstsq(known, density, rcond=None)[0])[:, None], 6)
 
 
-def _png_bytes(image: NDArray[np.uint8]) -> int:
+def png_length(image: NDArray[np.uint8]) -> int:
+    """Bytes of (H, W, 3) pixels as PNG."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "PNG", compress_level=6)
     return out.tell()
@@ -118,24 +135,35 @@ def one_hot(values: pd.Series) -> Floats:
     return pd.get_dummies(values.astype(str)).to_numpy(float)
 
 
-def all_probes(table: pd.DataFrame, images: NDArray[np.uint8], acquisition: list[str]) -> list[Probe]:
-    """Every probe that `table` (a refined table's rows, in the order of `images`) has something for.
-
-    `images` (N, H, W, 3) are the refined pictures; `acquisition` names columns that say how a picture was taken. A probe whose values are
-    the same for every image tells nothing and is left out.
+def pixel_values(table: pd.DataFrame, images: Images) -> tuple[dict[tuple[str, str], Floats], NDArray[np.int64], int]:
+    """What is measured in the pictures, `CHUNK` of them in memory at once: `region_values` by what and where, (N, D) each; bytes as PNG, (N,);
+    and the side in px. `table` has at least one row.
     """
-    size = images.shape[1]
-    regions = {"border": border(len(images), size)}
-    if set(BOX) <= set(table):
-        outside = outside_box(table, size)
-        boxed = np.asarray(outside.any((1, 2)))
-        regions["border"] = regions["border"] & (outside | ~boxed[:, None, None])  # a lesion that reaches the border is not the border
-        regions["outside of the lesion"] = outside
-    found = [
-        Probe(f"{what} of the {where}", values, seen)
-        for where, seen in regions.items()
-        for what, values in region_values(images, seen).items()
-    ]  # fmt: skip
+    parts: dict[tuple[str, str], list[Floats]] = {}
+    lengths, size = [], 0
+    for start in range(0, len(table), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(table)))
+        some = images(rows)
+        size = some.shape[1]
+        for where, seen in regions(table.iloc[rows], size).items():
+            for what, values in region_values(some, seen).items():
+                parts.setdefault((what, where), []).append(values)
+        lengths += [png_length(image) for image in some]
+    return {key: np.concatenate(values) for key, values in parts.items()}, np.array(lengths), size
+
+
+def all_probes(table: pd.DataFrame, images: Images, acquisition: list[str]) -> list[Probe]:
+    """Every probe that `table` (a refined table's rows) has something for.
+
+    `images` gives the refined pictures (n, H, W, 3) of rows (n,) of `table`; `acquisition` names columns that say how a picture was taken. A
+    probe whose values are the same for every image tells nothing and is left out.
+    """
+    measured, lengths, size = pixel_values(table, images)
+
+    def masks(where: str) -> Masks:
+        return lambda rows: regions(table.iloc[rows], size)[where]
+
+    found = [Probe(f"{what} of the {where}", values, masks(where)) for (what, where), values in measured.items()]
     width, height = table["width"].to_numpy(float), table["height"].to_numpy(float)
     sizes = [f"{w:.0f} x {h:.0f} px" for w, h in zip(width, height, strict=True)]
     found += [
@@ -144,7 +172,7 @@ def all_probes(table: pd.DataFrame, images: NDArray[np.uint8], acquisition: list
         Probe("file format", one_hot(table["format"]), shown=list(table["format"])),
         Probe("colour mode", one_hot(table["mode"]), shown=list(table["mode"])),
     ]
-    residual = compression(table, images)
+    residual = compression(table, lengths, size)
     found.append(Probe("compression", residual, shown=[f"{100 * (np.exp(r) - 1):+.0f}% bytes" for r in residual[:, 0]]))
     for name in acquisition:
         values = table[name]

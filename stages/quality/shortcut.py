@@ -15,6 +15,7 @@ from scipy.stats import rankdata, t
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import PolynomialFeatures
 
+from stages.quality.confounding import MOST_HELD
 from stages.quality.probes import Probe
 
 Floats = NDArray[np.float64]
@@ -180,14 +181,18 @@ def audit(probes: Sequence[Probe], positive: Bools, groups: NDArray[np.object_],
     if not enough(positive, codes, np.ones(len(positive), bool)) or not probes:
         return Finding(None, None, None, None, None, {}, None)
     group_fold = group_folds(group_positive, seed)
-    labels = permuted(group_positive, group_fold, permutations, np.random.default_rng(seed))[codes].astype(float)
+    labels = permuted(group_positive, group_fold, permutations, np.random.default_rng(seed))[codes]
     folds = group_fold[codes]
     aucs, worst, ranks = np.empty((len(probes), labels.shape[1])), -1, np.empty(0)
+    block = max(1, MOST_HELD // len(labels))
     for k, probe in enumerate(probes):
-        found = out_of_fold_ranks(design(probe.values[probe.known]), labels[probe.known], folds[probe.known])
-        aucs[k] = stratified_auc(found, labels[probe.known], folds[probe.known])
-        if worst < 0 or aucs[k, 0] > aucs[worst, 0]:
-            worst, ranks = k, found[:, 0]
+        x, fold = design(probe.values[probe.known]), folds[probe.known]
+        for start in range(0, labels.shape[1], block):
+            some = labels[probe.known, start : start + block].astype(float)
+            found = out_of_fold_ranks(x, some, fold)
+            aucs[k, start : start + block] = stratified_auc(found, some, fold)
+            if start == 0 and (worst < 0 or aucs[k, 0] > aucs[worst, 0]):
+                worst, ranks = k, found[:, 0].copy()
     highest = aucs.max(0)
     p = (1 + int((highest[1:] >= highest[0]).sum())) / (1 + permutations)
     known = probes[worst].known
