@@ -16,12 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from stages import data_report
 from stages.dataset.card import Card
-from stages.dataset.table import decode, write_table
+from stages.dataset.table import Pictures, decode, read_facts, write_table
 from stages.imaging.refining import encode_png
-from stages.quality import confounding, labels
+from stages.quality import confounding, labels, probes, shortcut
+from stages.quality.probes import Images
 from stages.quality.report import PUBLIC_IDS, TEXT_MISSES, describe
 from stages.runtime.files import write_json
-from stages.runtime.params import read_params
+from stages.runtime.params import DataReport, read_params
 
 ROOT = Path(__file__).parents[1]
 CARD: dict[str, Any] = {
@@ -66,16 +67,22 @@ def see(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.hstack([images.mean((1, 2)), images.std((1, 2))])
 
 
+def params() -> DataReport:
+    return read_params(ROOT / "params.yaml").data_report.model_copy(update={"permutations": 199})
+
+
 def facts_of(
-    table: pd.DataFrame, card: dict[str, Any] = CARD, pairs: list[list[str]] | None = None, reasons: list[str] | None = None
+    table: pd.DataFrame,
+    card: dict[str, Any] = CARD,
+    pairs: list[list[str]] | None = None,
+    reasons: list[str] | None = None,
+    images: Images | None = None,
 ) -> dict[str, Any]:
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
-    own = read_params(ROOT / "params.yaml").data_report.model_copy(update={"permutations": 199})
     refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True}
+    own = images or (lambda rows: decode(table["image"].iloc[rows]))
     with threadpool_limits(1):
-        return data_report.make_facts(
-            Card.model_validate(card), ["df"], own, table, lambda rows: decode(table["image"].iloc[rows]), quarantine, refined, see
-        )[0]
+        return data_report.make_facts(Card.model_validate(card), ["df"], params(), table, own, quarantine, refined, see)[0]
 
 
 def test_counts_per_class_and_part_are_true() -> None:
@@ -167,6 +174,34 @@ def test_strengths_agree_with_scipy_and_lose_their_bias() -> None:
     f = stats.f_oneway(*(ages[classes == name] for name in "abc")).statistic
     share = 2 * f / (2 * f + 297)
     assert (confounding.association(ages, classes, 200, 0) or {})["strength"] == round(confounding.correlation_ratio(share, 300, 3), 3)
+
+
+def test_pictures_are_held_a_chunk_at_a_time_and_the_answers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, asked = toy(shortcut=True), []
+    write_table(tmp_path / "part-000.parquet", table.iloc[:70])
+    write_table(tmp_path / "part-001.parquet", table.iloc[70:])
+    stored = Pictures(tmp_path)
+    assert read_facts(tmp_path).equals(table.drop(columns="image"))
+
+    def images(rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        asked.append(len(rows))
+        return stored(rows)
+
+    order = np.array([150, 3, 69, 70, 3])
+    assert (images(order) == decode(table["image"].iloc[order])).all()
+    whole = facts_of(table)
+    for module in (data_report, probes):
+        monkeypatch.setattr(module, "CHUNK", 16)
+    asked.clear()
+    assert facts_of(table, images=images) == whole
+    assert sum(asked) >= 240 and max(asked) <= max(16, params().review)
+
+
+def test_permutations_in_blocks_are_those_of_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = facts_of(toy(shortcut=True))
+    for module in (confounding, shortcut):
+        monkeypatch.setattr(module, "MOST_HELD", 1000)
+    assert facts_of(toy(shortcut=True)) == whole
 
 
 def test_swapped_labels_head_the_list() -> None:
