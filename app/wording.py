@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from app.measured import Share
-from app.risk import Finding, ImageRatio, Level
+from app.risk import Answer, Assessment, Finding, ImageRatio, Level
 from stages.classifier.prediction import Presence
 from stages.dataset.card import Card
 
@@ -16,6 +16,10 @@ PHANTOM = "Trained on drawings, no use on patients."
 INDEPENDENCE = (
     "The steps multiply the evidence as if the answers and the image were independent of each other once the disease is known. "
     "Where they tell the same thing twice, the result is more certain than it should be."
+)
+INTERVALS = (
+    "An interval combines those of the ratios (95%) and the range over the models for the image. It takes the chance before as exact, and does not "
+    "know how well the model's probabilities hold for your patients: the truth is less certain than it says."
 )
 EXAMPLE = "Ratios marked EXAMPLE have no source that anybody opened: they show the arithmetic, not a patient's risk."
 #: Word, icon and colour of an answer: never colour alone.
@@ -163,8 +167,38 @@ def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: 
         source = f"this model, {n_positive:,} calibration lesions with it"
         if image.raw != image.value:
             source += "; limited to what they support"
-        rows.append(("The image", times(image.value), f"not known; kept within {image.low:.2g} to {image.high:,.0f}", source))
+        told = f"{image.spread[0]:.2g} to {image.spread[1]:.2g} over the models" if image.spread else "not known"
+        rows.append(("The image", times(image.value), f"{told}; kept within {image.low:.2g} to {image.high:,.0f}", source))
     return rows
+
+
+def steps(result: Assessment) -> list[tuple[str, str, str, str]]:
+    """A row per step of the risk: which, its chance, the chance's interval, and as a natural frequency."""
+    rows = [("Before", percent(result.prior), "as entered", of_1000(result.prior))]
+    for name, p, bounds in (
+        ("After the answers", result.after_symptoms, result.after_symptoms_interval),
+        ("After the image", result.after_image, result.after_image_interval),
+    ):
+        rows.append((name, percent(p), f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds[0] < bounds[1] else "", of_1000(p)))
+    return rows
+
+
+def reach(levels: Sequence[Level]) -> str:
+    """What is said of an interval that goes over a cut-off, from the level of its lower end to that of its upper one."""
+    return "" if levels[0] == levels[-1] else f"The interval reaches from {levels[0]} to {levels[-1]}. "
+
+
+def changed_answers(
+    questions: Mapping[str, str], answers: Mapping[str, Answer], found: Mapping[str, Mapping[Answer | None, Assessment]]
+) -> list[tuple[str, str, str, str]]:
+    """A row per question: the chance after the image if its answer were yes, no, or not asked; the one that holds now is marked."""
+    return [
+        (
+            questions[key],
+            *(f"{percent(one.after_image)}, {one.level}{' (now)' if answers.get(key) == choice else ''}" for choice, one in found[key].items()),
+        )
+        for key in found
+    ]
 
 
 def intended(card: Card) -> list[str]:
