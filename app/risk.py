@@ -151,9 +151,7 @@ def what_if(
     choices: tuple[Answer | None, ...] = ("yes", "no", None)
     others = {key: {other: said for other, said in answers.items() if other != key} for key in symptoms}
     return {
-        key: {
-            choice: assess(prior, findings(disease, symptoms, others[key] | ({key: choice} if choice else {})), image, cut) for choice in choices
-        }
+        key: {choice: assess(prior, findings(disease, symptoms, others[key] | ({key: choice} if choice else {})), image, cut) for choice in choices}
         for key, symptom in symptoms.items()
         if disease in symptom.present or disease in symptom.absent
     }

@@ -38,6 +38,21 @@ NO_PROOF = (
     "nor that it is right: maps look convincing for wrong answers too."
 )
 ALIKE = "Alike to the model, not to a dermatologist's or radiologist's eye. Their diagnoses say nothing certain about this image."
+GENERATED = "AI-generated"
+NO_PATIENT = "Every image marked **AI-generated** was drawn by a diffusion model. None shows a patient, none is fit for a diagnosis."
+#: Why a synthetic image was rejected (stages.diffusion.selection), and how one was begun (stages.diffusion.sampling).
+REASONS = {
+    "judge": "the judge does not see what was asked for",
+    "memorised": "almost a copy of a training image",
+    "duplicate": "almost a copy of an accepted image",
+    "black or flat": "nothing to see: black, or one colour",
+    "not finite": "the drawing failed",
+}
+MODES = {
+    "text2img": "drawn from words alone",
+    "img2img": "begun from a real image of the disease",
+    "interclass": "begun from a real image of another diagnosis",
+}
 FEW = 30  # under this many lesions with the disease, no claim on sensitivity
 
 
@@ -199,6 +214,23 @@ def changed_answers(
         )
         for key in found
     ]
+
+
+def reason(code: str) -> str:
+    """Why a synthetic image was rejected; a code that has no words here stands for itself."""
+    return REASONS.get(code, code)
+
+
+def drawn(probability: float | None, tries: int, rejected: str) -> str:
+    """The caption of an image drawn on demand: the judge's probability 0..1 for what was asked for (None: not judged), tries, and why it was rejected."""
+    said = "not judged" if probability is None else f"judge {percent(probability)}"
+    again = "" if tries == 1 else f", try {tries}"
+    return f"{GENERATED}: {reason(rejected)}, {said}{again}" if rejected else f"{GENERATED}: {said}{again}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, roughly."""
+    return "a few seconds" if seconds < 10 else f"{round(seconds / 10) * 10} seconds" if seconds < 95 else f"{round(seconds / 60)} minutes"
 
 
 def intended(card: Card) -> list[str]:
