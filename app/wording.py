@@ -53,6 +53,32 @@ MODES = {
     "img2img": "begun from a real image of the disease",
     "interclass": "begun from a real image of another diagnosis",
 }
+DISTANCE = (
+    "Distance: how much two images differ when they are shrunk to 16 × 16 pixels, in the most alike of eight turns and mirrorings. "
+    "0 is the same image, 1 is black against white. A copy of a patient's image must not be passed on: it is that patient's data."
+)
+#: The audit's figures, by the beginning of their names: a title, and what to see in them.
+AUDIT = {
+    "accuracy": (
+        "Does an image show what was asked for?",
+        "A network that has seen neither the generator nor the judge names each image. Left: synthetic images, right: real ones. "
+        "A row is what was asked for (or the diagnosis), a column what was named; the more lies on the diagonal, the better. "
+        "Where the left side is worse than the right, the images do not show the disease as real ones do.",
+    ),
+    "distances": (
+        "Are synthetic images copies?",
+        "How near images lie to the nearest training image: coloured, the synthetic ones; dark, real ones that nobody trained on. "
+        "Further left is nearer. Coloured well left of dark means nearer than chance brings; left of the dashed line an image counts as a copy.",
+    ),
+    "pairs": (
+        "The closest pairs, as a network sees them",
+        "Each synthetic image stands left of the training image that a network finds most alike. Look for the same lesion, not for the same kind.",
+    ),
+    "rating": (
+        "Can you tell them apart?",
+        "Real and synthetic images, mixed. Write your answers into rating_form.csv; `python -m stages.rate` says how well you did.",
+    ),
+}
 FEW = 30  # under this many lesions with the disease, no claim on sensitivity
 
 
@@ -219,6 +245,11 @@ def changed_answers(
 def reason(code: str) -> str:
     """Why a synthetic image was rejected; a code that has no words here stands for itself."""
     return REASONS.get(code, code)
+
+
+def mode(code: str) -> str:
+    """How a synthetic image was begun; a code that has no words here stands for itself."""
+    return MODES.get(code, code)
 
 
 def drawn(probability: float | None, tries: int, rejected: str) -> str:

@@ -83,7 +83,7 @@ def order(page: AppTest, count: int = 3) -> AppTest:
 def test_images_are_marked_named_and_taken_away(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     behave(monkeypatch, "whole")
     page = open_page(root, monkeypatch, "generate")
-    assert not page.exception and page.text_input[0].value == "a dermoscopy image of a dermatofibroma"
+    assert not page.exception and page.text_input[0].value == "a dermoscopic image of dermatofibroma"
     assert "Not learned yet, so it cannot be drawn: vascular lesion." in words(page)
     own = until(order(page), 4)
     page.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import drawing, frame, wording
+from stages.diffusion.prompts import render_prompts
 from stages.runtime.errors import UserError
 
 POLL = 1.0  # seconds between two looks at a drawing under way
@@ -39,11 +40,11 @@ def ask(choice: frame.Choice, running: bool) -> tuple[str, int, int] | None:
         "Not learned yet, so it cannot be drawn": [titles[key] for key, done in learned.items() if not done],
         "Drawn by the base alone": [title for key, title in titles.items() if key not in learned],
     }
-    first = next(names for names in groups.values() if names)[0]
+    first = next(iter([key for key, done in learned.items() if done] or titles))
     with st.form("order"):
         text = st.text_input(
             "What to draw",
-            f"a {choice.card.modality} image of a {first}",
+            render_prompts(choice.card.prompts[first], {}, titles[first])[0],
             max_chars=300,
             help="Name one diagnosis. Words that the generator does not know change little; they are named below the drawing.",
         )
