@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -71,7 +72,7 @@ AUDIT = {
         "Further left is nearer. Coloured well left of dark means nearer than chance brings; left of the dashed line an image counts as a copy.",
     ),
     "pairs": (
-        "The closest pairs, as a network sees them",
+        "Which pairs does a network find closest?",
         "Each synthetic image stands left of the training image that a network finds most alike. Look for the same lesion, not for the same kind.",
     ),
     "rating": (
@@ -250,6 +251,12 @@ def reason(code: str) -> str:
 def mode(code: str) -> str:
     """How a synthetic image was begun; a code that has no words here stands for itself."""
     return MODES.get(code, code)
+
+
+def spelled(text: str, titles: Mapping[str, str]) -> str:
+    """A line of the audit with classes and modes in words instead of codes."""
+    words = {**MODES, **titles}
+    return re.sub(rf"\b({'|'.join(map(re.escape, words))})\b", lambda found: words[found[0]], text)
 
 
 def drawn(probability: float | None, tries: int, rejected: str) -> str:

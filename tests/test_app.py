@@ -316,7 +316,7 @@ def test_words() -> None:
 
 
 def test_logic_imports_no_streamlit() -> None:
-    for name in ("artifacts", "measured", "risk", "wording", "explain", "document", "modelcard", "api"):
+    for name in ("artifacts", "measured", "risk", "wording", "explain", "document", "modelcard", "api", "drawing", "nearest"):
         assert "streamlit" not in (REPOSITORY / "app" / f"{name}.py").read_text().replace("imports no streamlit", "")
 
 

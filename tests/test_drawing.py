@@ -104,7 +104,7 @@ def test_stop_ends_the_process_and_keeps_what_was_drawn(root: Path, monkeypatch:
     page.run()
     assert "1 of 3 done" in page.get("progress")[0].proto.text
     draw, stop = page.button
-    assert draw.disabled and stop.label == "Stop"
+    assert draw.disabled and stop.label == "Stop drawing"
     other = order(open_page(root, monkeypatch, "generate"))
     assert "Another drawing is under way" in other.error[0].value
     stop.click()

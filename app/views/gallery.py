@@ -26,21 +26,22 @@ def show(choice: frame.Choice) -> None:
     here = [disease for disease in diseases if (place.synthetic / disease).exists()]
     if not here:
         st.info(f"No synthetic images here: fetch them with `dvc pull` or build them with `{place.command}`.", icon=":material/info:")
-    show_warnings(place)
+    show_warnings(choice)
     for disease in here:
         show_disease(choice, disease)
     show_audit(choice)
 
 
-def show_warnings(place: artifacts.Place) -> None:
+def show_warnings(choice: frame.Choice) -> None:
     """What the audit says must be known before these images are trusted."""
+    place, titles = choice.place, {key: entry.title for key, entry in choice.card.classes.items()}
     record = place.reports / "audit.json"
     if stale := artifacts.changed(place, record, place.reports / "audit"):
         lock = place.lock.relative_to(place.root)
         st.warning(f"Not as {lock} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:")
     whole = read_json(record).get("all", {}) if record.exists() else {}
     if told := [*whole.get("stops", []), *whole.get("warnings", [])]:
-        lines = "\n".join(f"- {wording.heading(text)}." for text in told)
+        lines = "\n".join(f"- {wording.heading(wording.spelled(text, titles))}." for text in told)
         st.warning(f"**The audit warns** (shares 0 to 1; brackets: 95% interval):\n\n{lines}", icon=":material/warning:")
 
 
@@ -79,10 +80,10 @@ def show_pairs(place: artifacts.Place, disease: str) -> None:
     row = st.container(horizontal=True)
     for number, pair in enumerate(_closest(place, disease, signature), start=1):
         with row.container(border=True, width=2 * SIZE + 66):
-            captions = [f"{wording.GENERATED}, {wording.mode(pair.mode)}", "Real training image"]
+            captions = [wording.GENERATED, "Real training image"]
             synthetic, real = decode([pair.synthetic, pair.real], SIZE)
             st.image([encode_marked(synthetic), encode_png(real)], caption=captions, alt=captions, width=SIZE)
-            frame.small(f"Pair {number}: distance {pair.distance:.3f}")
+            frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording.mode(pair.mode)}.")
     frame.small(wording.DISTANCE)
 
 
@@ -109,15 +110,19 @@ def show_audit(choice: frame.Choice) -> None:
     figures, report = sorted((place.reports / "audit").glob("*.png")), place.reports / "audit.md"
     if figures or report.exists():
         st.header("What the audit measured")
+    said = set()
     for path in figures:
         what, _, disease = path.stem.partition("_")
         title, told = wording.AUDIT.get(what, (wording.heading(path.stem.replace("_", " ")), ""))
-        st.subheader(f"{title}: {choice.card.classes[disease].title}" if disease in choice.card.classes else title)
+        st.subheader(f"{title} {wording.heading(choice.card.classes[disease].title)}." if disease in choice.card.classes else title)
         st.image(path.read_bytes(), alt=title)
-        st.markdown(told)
+        if told not in said:
+            st.markdown(told)
+        said.add(told)
     if report.exists():
         with st.expander("The audit in full"):
-            st.markdown(frame.PICTURE.sub("", report.read_text()).replace("\n# ", "\n### ").replace("\n## ", "\n#### "))
+            _, _, text = report.read_text().partition("\n")  # the first line is its title
+            st.markdown(frame.PICTURE.sub("", text).replace("\n## ", "\n#### "))
 
 
 def spaced(table: pd.DataFrame, count: int = SHOWN) -> pd.DataFrame:

@@ -69,7 +69,7 @@ def watch(current: drawing.Drawing, expected: bool) -> None:
         left = current.seconds_left(done)
         told = "loading the generator" if pictures is None else f"{done} of {current.count} done"
         st.progress(done / current.count, f"{wording.heading(told)}{f', about {wording.duration(left)} left' if left else ''}")
-        if st.button("Stop", icon=":material/stop_circle:"):
+        if st.button("Stop drawing", icon=":material/stop_circle:"):
             current.stop()
             st.rerun()
     elif error := current.error():
