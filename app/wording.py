@@ -234,13 +234,12 @@ def changed_answers(
     questions: Mapping[str, str], answers: Mapping[str, Answer], found: Mapping[str, Mapping[Answer | None, Assessment]]
 ) -> list[tuple[str, str, str, str]]:
     """A row per question: the chance after the image if its answer were yes, no, or not asked; the one that holds now is marked."""
-    return [
-        (
-            questions[key],
-            *(f"{percent(one.after_image)}, {one.level}{' (now)' if answers.get(key) == choice else ''}" for choice, one in found[key].items()),
-        )
-        for key in found
-    ]
+
+    def told(key: str, choice: Answer | None) -> str:
+        one = found[key][choice]
+        return f"{percent(one.after_image)}, {one.level}{' (now)' if answers.get(key) == choice else ''}"
+
+    return [(questions[key], told(key, "yes"), told(key, "no"), told(key, None)) for key in found]
 
 
 def reason(code: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.risk import Finding, assess, findings, image_ratio, interval, level, odds, probability, supported, what_if
+from app.risk import Answer, Finding, assess, findings, image_ratio, interval, level, odds, probability, supported, what_if
 from stages.dataset.card import Ratio, Risk, Symptom
 
 CUT = Risk(low=0.05, high=0.3)
@@ -138,7 +138,7 @@ def test_the_risk_lies_in_its_interval_and_more_evidence_never_narrows_it(prior:
 
 
 def test_another_answer_changes_what_its_ratio_says_and_leaves_the_others() -> None:
-    answers = {"firm": "yes", "bled": "yes"}
+    answers: dict[str, Answer] = {"firm": "yes", "bled": "yes"}
     told = what_if(0.1, "df", SYMPTOMS, answers, None, CUT)
     assert list(told) == ["firm"], "only questions with a ratio for the disease"
     assert told["firm"]["yes"] == assess(0.1, findings("df", SYMPTOMS, answers), None, CUT)
