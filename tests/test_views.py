@@ -71,7 +71,7 @@ def test_synthetic_images_are_marked_beside_real_ones(root: Path, monkeypatch: p
 def test_the_closest_training_image_is_found_in_any_turn_and_among_what_was_begun_from(tmp_path: Path) -> None:
     add_images(tmp_path)
     first, second = nearest.closest(Place(tmp_path, "phantom", True), "df", 6)
-    assert (first.distance, first.mode) == (pytest.approx(0, abs=1e-9), "text2img") and 0 < second.distance < 0.1
+    assert first.distance == pytest.approx(0, abs=1e-9) and first.mode == "text2img" and 0 < second.distance < 0.1
     refined = read_table(tmp_path / "data/refined/phantom").set_index("id")["image"]
     assert (first.real, second.real) == (refined["rdf"], refined["rnv"])
     assert len(nearest.closest(Place(tmp_path, "phantom", True), "df", 1)) == 1

@@ -96,7 +96,7 @@ def show_rejected(rejected: pd.DataFrame) -> None:
     """How many were rejected for which reason, and some of each."""
     st.subheader("Rejected")
     counts = rejected["reason"].value_counts()
-    rows = [(wording.heading(wording.reason(code)), f"{n:,}") for code, n in counts.items()]
+    rows = [(wording.heading(wording.reason(str(code))), f"{n:,}") for code, n in counts.items()]
     st.table(pd.DataFrame(rows, columns=["Why", "Images"]), hide_index=True)
     seen = rejected[rejected["image"].notna()]
     some = pd.concat([spaced(part, max(1, SHOWN // len(counts))) for _, part in seen.groupby("reason")]) if len(seen) else seen
