@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +16,8 @@ from app import artifacts, wording
 from stages.classifier.prediction import open_model
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
+from stages.dataset.table import decode
+from stages.imaging.watermark import encode_marked
 from stages.metrics.verdict import WHAT
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
@@ -106,6 +109,11 @@ def document(path: Path) -> None:
             small(f"{found['alt']}: {found['path']} is not here (`dvc pull` fetches it).")
         end = found.end()
     st.markdown(text[end:])
+
+
+def generated(images: Iterable[bytes], captions: Sequence[str], side: int = 128) -> None:
+    """AI-generated images (encoded) in a row that wraps, `side` px, under captions that say what they are; saved from the page they say it too."""
+    st.image([encode_marked(image) for image in decode(images, side)], caption=list(captions), alt=list(captions), width=side)
 
 
 def check(choice: Choice) -> str:

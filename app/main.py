@@ -1,4 +1,6 @@
-"""The page: a model's reading of an image, the comparison of regimes, synthetic images, the data, the model's card. From the repository's root:
+"""The page: a model's reading of an image, the comparison of regimes, synthetic images, the drawing of new ones, the data, the model's card.
+
+From the repository's root:
 
 python -m streamlit run app/main.py
 """
@@ -16,6 +18,7 @@ page = st.navigation(
         st.Page("views/predict.py", title="Read an image", icon=":material/image_search:", default=True),
         st.Page("views/compare.py", title="Compare regimes", icon=":material/compare_arrows:"),
         st.Page("views/gallery.py", title="Synthetic images", icon=":material/gallery_thumbnail:"),
+        st.Page("views/generate.py", title="Draw images", icon=":material/draw:"),
         st.Page("views/data.py", title="Data", icon=":material/dataset:"),
         st.Page("views/card.py", title="Model card", icon=":material/badge:"),
     ],

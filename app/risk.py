@@ -5,12 +5,13 @@
 
 p is the model's calibrated probability. Odds divided by the odds of the set it was calibrated on leave what the image
 itself says, whatever the share of the disease was there. The product takes symptoms and image for independent, given the disease.
+The intervals of the ratios are carried to the posterior on the scale of log odds, where the product is a sum (`interval`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,16 +19,21 @@ from stages.dataset.card import Ratio, Risk, Symptom
 
 Answer = Literal["yes", "no"]
 Level = Literal["low", "intermediate", "high"]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class ImageRatio:
-    """The likelihood ratio of an image: `value`, within the `low`..`high` that cal supports; `raw` before that limit."""
+    """The likelihood ratio of an image: `value`, within the `low`..`high` that cal supports; `raw` before that limit.
+
+    `spread` is what the ensemble's members say, from the least to the greatest, within the same limit; None when that is not known.
+    """
 
     value: float
     raw: float
     low: float
     high: float
+    spread: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The three steps as probabilities 0..1, and the level of the last one by the card's cut-offs."""
+    """The three steps as probabilities 0..1, the last two with their `interval`, and the level of the last one by the card's cut-offs."""
 
     prior: float
     after_symptoms: float
+    after_symptoms_interval: Bounds
     after_image: float
+    after_image_interval: Bounds
     level: Level
 
 
@@ -73,16 +81,21 @@ def supported(n_positive: int, n_negative: int) -> tuple[float, float]:
     return min(1.0, 3 / n_positive), max(1.0, n_negative / 3)
 
 
-def image_ratio(p: float, prior: float, n_positive: int, n_negative: int) -> ImageRatio | None:
-    """LR of an image with calibrated probability `p` (0..1), given the class prior and counts of the calibration set.
+def image_ratio(p: float, prior: float, n_positive: int, n_negative: int, spread: Bounds | None = None) -> ImageRatio | None:
+    """LR of an image with calibrated probability `p` (0..1; `spread` over the ensemble), given the class prior and counts of the calibration set.
 
     None when that set lacks the disease, or anything else: then the image's worth is not known.
     """
     if not (n_positive and n_negative and 0 < prior < 1):
         return None
     low, high = supported(n_positive, n_negative)
-    raw = odds(p) / odds(prior)
-    return ImageRatio(min(max(raw, low), high), raw, low, high)
+
+    def limited(chance: float) -> float:
+        return min(max(odds(chance) / odds(prior), low), high)
+
+    # The ensemble has a temperature of its own, so that its p may lie beyond its members'.
+    members = None if spread is None else (limited(min(p, *spread)), limited(max(p, *spread)))
+    return ImageRatio(limited(p), odds(p) / odds(prior), low, high, members)
 
 
 def findings(disease: str, symptoms: Mapping[str, Symptom], answers: Mapping[str, Answer]) -> tuple[Finding, ...]:
@@ -106,10 +119,39 @@ def level(p: float, cut: Risk) -> Level:
     return "low" if p < cut.low else "high" if p >= cut.high else "intermediate"
 
 
+def interval(prior: float, ratios: Iterable[tuple[float, float, float]]) -> Bounds:
+    """The interval of the posterior (probabilities 0..1) from `prior`, taken as exact, and independent `ratios`, each (value, low, high).
+
+    A log likelihood ratio is close to normal (Simel et al. 1991, J Clin Epidemiol 44:763). Of a sum of independent estimates each limit lies as
+    far from the sum as the root of the summed squares of the single distances on that side: MOVER (Zou and Donner 2008, Stat Med 27:1693), which
+    is the delta method where intervals are symmetric, and keeps 95% for parts of 95%.
+    """
+    centre, below, above = math.log(odds(prior)), 0.0, 0.0
+    for value, low, high in ratios:
+        centre += math.log(value)
+        below, above = math.hypot(below, math.log(value / low)), math.hypot(above, math.log(high / value))
+    return probability(math.exp(centre - below)), probability(math.exp(centre + above))
+
+
 def assess(prior: float, found: tuple[Finding, ...], image: ImageRatio | None, cut: Risk) -> Assessment:
     """The three steps from `prior` (over 0 and under 1; `ValueError` otherwise, since no evidence moves a certainty)."""
     if not 0 < prior < 1:
         raise ValueError(f"the prior must lie over 0 and under 1, not at {prior}")
     symptoms = odds(prior) * math.prod(f.ratio.value for f in found if f.ratio)
     final = probability(symptoms * (image.value if image else 1.0))
-    return Assessment(prior, probability(symptoms), final, level(final, cut))
+    known = [(f.ratio.value, f.ratio.low, f.ratio.high) for f in found if f.ratio]
+    seen = [(image.value, *(image.spread or (image.value, image.value)))] if image else []
+    return Assessment(prior, probability(symptoms), interval(prior, known), final, interval(prior, known + seen), level(final, cut))
+
+
+def what_if(
+    prior: float, disease: str, symptoms: Mapping[str, Symptom], answers: Mapping[str, Answer], image: ImageRatio | None, cut: Risk
+) -> dict[str, dict[Answer | None, Assessment]]:
+    """Per question that has a ratio for `disease`: the assessment under each answer to it (None: not asked), the other answers as they are."""
+    choices: tuple[Answer | None, ...] = ("yes", "no", None)
+    others = {key: {other: said for other, said in answers.items() if other != key} for key in symptoms}
+    return {
+        key: {choice: assess(prior, findings(disease, symptoms, others[key] | ({key: choice} if choice else {})), image, cut) for choice in choices}
+        for key, symptom in symptoms.items()
+        if disease in symptom.present or disease in symptom.absent
+    }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from app.measured import Share
-from app.risk import Finding, ImageRatio, Level
+from app.risk import Answer, Assessment, Finding, ImageRatio, Level
 from stages.classifier.prediction import Presence
 from stages.dataset.card import Card
 
@@ -16,6 +17,10 @@ PHANTOM = "Trained on drawings, no use on patients."
 INDEPENDENCE = (
     "The steps multiply the evidence as if the answers and the image were independent of each other once the disease is known. "
     "Where they tell the same thing twice, the result is more certain than it should be."
+)
+INTERVALS = (
+    "An interval combines those of the ratios (95%) and the range over the models for the image. It takes the chance before as exact, and does not "
+    "know how well the model's probabilities hold for your patients: the truth is less certain than it says."
 )
 EXAMPLE = "Ratios marked EXAMPLE have no source that anybody opened: they show the arithmetic, not a patient's risk."
 #: Word, icon and colour of an answer: never colour alone.
@@ -34,6 +39,47 @@ NO_PROOF = (
     "nor that it is right: maps look convincing for wrong answers too."
 )
 ALIKE = "Alike to the model, not to a dermatologist's or radiologist's eye. Their diagnoses say nothing certain about this image."
+GENERATED = "AI-generated"
+NO_PATIENT = "Every image marked **AI-generated** was drawn by a diffusion model. None shows a patient, none is fit for a diagnosis."
+#: Why a synthetic image was rejected (stages.diffusion.selection), and how one was begun (stages.diffusion.sampling).
+REASONS = {
+    "judge": "the judge does not see what was asked for",
+    "memorised": "almost a copy of a training image",
+    "duplicate": "almost a copy of an accepted image",
+    "black or flat": "nothing to see: black, or one colour",
+    "not finite": "the drawing failed",
+}
+MODES = {
+    "text2img": "drawn from words alone",
+    "img2img": "begun from a real image of the disease",
+    "interclass": "begun from a real image of another diagnosis",
+}
+DISTANCE = (
+    "Distance: how much two images differ when they are shrunk to 16 × 16 pixels, in the most alike of eight turns and mirrorings. "
+    "0 is the same image, 1 is black against white. A copy of a patient's image must not be passed on: it is that patient's data."
+)
+#: The audit's figures, by the beginning of their names: a title, and what to see in them.
+AUDIT = {
+    "accuracy": (
+        "Does an image show what was asked for?",
+        "A network that has seen neither the generator nor the judge names each image. Left: synthetic images, right: real ones. "
+        "A row is what was asked for (or the diagnosis), a column what was named; the more lies on the diagonal, the better. "
+        "Where the left side is worse than the right, the images do not show the disease as real ones do.",
+    ),
+    "distances": (
+        "Are synthetic images copies?",
+        "How near images lie to the nearest training image: coloured, the synthetic ones; dark, real ones that nobody trained on. "
+        "Further left is nearer. Coloured well left of dark means nearer than chance brings; left of the dashed line an image counts as a copy.",
+    ),
+    "pairs": (
+        "Which pairs does a network find closest?",
+        "Each synthetic image stands left of the training image that a network finds most alike. Look for the same lesion, not for the same kind.",
+    ),
+    "rating": (
+        "Can you tell them apart?",
+        "Real and synthetic images, mixed. Write your answers into rating_form.csv; `python -m stages.rate` says how well you did.",
+    ),
+}
 FEW = 30  # under this many lesions with the disease, no claim on sensitivity
 
 
@@ -163,8 +209,65 @@ def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: 
         source = f"this model, {n_positive:,} calibration lesions with it"
         if image.raw != image.value:
             source += "; limited to what they support"
-        rows.append(("The image", times(image.value), f"not known; kept within {image.low:.2g} to {image.high:,.0f}", source))
+        told = f"{image.spread[0]:.2g} to {image.spread[1]:.2g} over the models" if image.spread else "not known"
+        rows.append(("The image", times(image.value), f"{told}; kept within {image.low:.2g} to {image.high:,.0f}", source))
     return rows
+
+
+def steps(result: Assessment) -> list[tuple[str, str, str, str]]:
+    """A row per step of the risk: which, its chance, the chance's interval, and as a natural frequency."""
+    rows = [("Before", percent(result.prior), "as entered", of_1000(result.prior))]
+    for name, p, bounds in (
+        ("After the answers", result.after_symptoms, result.after_symptoms_interval),
+        ("After the image", result.after_image, result.after_image_interval),
+    ):
+        rows.append((name, percent(p), f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds[0] < bounds[1] else "", of_1000(p)))
+    return rows
+
+
+def reach(levels: Sequence[Level]) -> str:
+    """What is said of an interval that goes over a cut-off, from the level of its lower end to that of its upper one."""
+    return "" if levels[0] == levels[-1] else f"The interval reaches from {levels[0]} to {levels[-1]}. "
+
+
+def changed_answers(
+    questions: Mapping[str, str], answers: Mapping[str, Answer], found: Mapping[str, Mapping[Answer | None, Assessment]]
+) -> list[tuple[str, str, str, str]]:
+    """A row per question: the chance after the image if its answer were yes, no, or not asked; the one that holds now is marked."""
+
+    def told(key: str, choice: Answer | None) -> str:
+        one = found[key][choice]
+        return f"{percent(one.after_image)}, {one.level}{' (now)' if answers.get(key) == choice else ''}"
+
+    return [(questions[key], told(key, "yes"), told(key, "no"), told(key, None)) for key in found]
+
+
+def reason(code: str) -> str:
+    """Why a synthetic image was rejected; a code that has no words here stands for itself."""
+    return REASONS.get(code, code)
+
+
+def mode(code: str) -> str:
+    """How a synthetic image was begun; a code that has no words here stands for itself."""
+    return MODES.get(code, code)
+
+
+def spelled(text: str, titles: Mapping[str, str]) -> str:
+    """A line of the audit with classes and modes in words instead of codes."""
+    words = {**MODES, **titles}
+    return re.sub(rf"\b({'|'.join(map(re.escape, words))})\b", lambda found: words[found[0]], text)
+
+
+def drawn(probability: float | None, tries: int, rejected: str) -> str:
+    """The caption of an image drawn on demand: the judge's probability 0..1 for what was asked for (None: not judged), tries, and why it was rejected."""
+    said = "not judged" if probability is None else f"judge {percent(probability)}"
+    again = "" if tries == 1 else f", try {tries}"
+    return f"{GENERATED}: {reason(rejected)}, {said}{again}" if rejected else f"{GENERATED}: {said}{again}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, roughly."""
+    return "a few seconds" if seconds < 10 else f"{round(seconds / 10) * 10} seconds" if seconds < 95 else f"{round(seconds / 60)} minutes"
 
 
 def intended(card: Card) -> list[str]:

@@ -4,7 +4,8 @@
 
 In:  the text; of the data set (params.yaml's, or --dataset) its card, base, judge and, when the text names a rare disease by title or
      synonym, that disease's token and LoRA. Steps, guidance and attempts are params.yaml's.
-Out: OUT_DIR/0000.png ... (they say inside that AI made them), sheet.png, samples.csv (file, seed, attempts, judge_probability, accepted, reason).
+Out: OUT_DIR/0000.png ... (they say inside that AI made them) and samples.csv (file, seed, attempts, judge_probability, accepted, reason), kept up
+     with each decided image, so that whoever ends it half-way keeps what there is; at the end sheet.png.
 
 Words that the text encoder does not know are named on stderr. No image here is a patient's, and none is fit for diagnosis.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from stages.runtime import determinism
@@ -23,7 +25,7 @@ import pandas as pd
 from stages.classifier.judge import load_judge
 from stages.dataset.card import read_card
 from stages.diffusion import adapter
-from stages.diffusion.ordering import Painter, paint, understand
+from stages.diffusion.ordering import Painter, Picture, paint, understand
 from stages.imaging.sheet import save_sheet
 from stages.imaging.watermark import encode_marked
 from stages.runtime.errors import UserError, run
@@ -32,6 +34,18 @@ from stages.runtime.params import read_params
 from stages.runtime.progress import progress_bar
 
 ROW = 8  # images in a row of the sheet
+COLUMNS = ["file", "seed", "attempts", "judge_probability", "accepted", "reason"]
+
+
+def write(pictures: Mapping[int, Picture], out_dir: Path) -> pd.DataFrame:
+    """samples.csv of what is decided so far, by number, which is given back."""
+    rows = [
+        (f"{k:04d}.png" if (p := pictures[k]).pixels is not None else "", p.seed, p.attempts, p.probability, p.accepted, p.reason)
+        for k in sorted(pictures)
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_text(out_dir / "samples.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    return table
 
 
 def main() -> None:
@@ -63,19 +77,16 @@ def main() -> None:
         print(f"warning: the text names no class of {dataset}, so no image is judged", file=sys.stderr)
     judge = load_judge(models / "judge") if order.label else None
     size = params.refine.size if own else painter.sampler.side
+    pictures: dict[int, Picture] = {}
+    table = write(pictures, args.out_dir)
     with progress_bar("drawn", "image") as bar:
-        drawn = paint(painter, order, args.n, judge, size, params.generate, seed=args.seed, tick=bar.update)
-        pictures = sorted(drawn, key=lambda picture: picture.number)
+        for picture in paint(painter, order, args.n, judge, size, params.generate, seed=args.seed, tick=bar.update):
+            pictures[picture.number] = picture
+            if picture.pixels is not None:
+                write_bytes(args.out_dir / f"{picture.number:04d}.png", encode_marked(picture.pixels))
+            table = write(pictures, args.out_dir)
 
-    rows, shown = [], []
-    for picture in pictures:
-        name = f"{picture.number:04d}.png" if picture.pixels is not None else ""
-        if picture.pixels is not None:
-            write_bytes(args.out_dir / name, encode_marked(picture.pixels))
-            shown.append(picture.pixels)
-        rows.append((name, picture.seed, picture.attempts, picture.probability, picture.accepted, picture.reason))
-    table = pd.DataFrame(rows, columns=["file", "seed", "attempts", "judge_probability", "accepted", "reason"])
-    write_text(args.out_dir / "samples.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    shown = [pixels for k in sorted(pictures) if (pixels := pictures[k].pixels) is not None]
     if shown:
         lines = {f"{args.text}, from {k + 1}": np.stack(shown[k : k + ROW]) for k in range(0, len(shown), ROW)}
         save_sheet(lines, args.out_dir / "sheet.png", generated=True)

@@ -86,18 +86,22 @@ def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyP
     page.number_input[0].set_value(10.0)
     page.run()
     predictor = open_model(root / "models/phantom/combined")
-    p = predict(predictor, read(phantom_png(), SIZE)[None])[0].probabilities["df"]
-    image = image_ratio(p, 1 / 7, 50, 300)
+    said = predict(predictor, read(phantom_png(), SIZE)[None])[0]
+    image = image_ratio(said.probabilities["df"], 1 / 7, 50, 300, said.spread["df"])
     assert image is not None
     steps = page.table[2].value
     after = (1 / 9) * 6
     expected = [0.1, after / (1 + after), after * image.value / (1 + after * image.value)]
     assert steps["Chance"].tolist() == [wording.percent(x) for x in expected]
+    assert steps["Interval"].tolist()[:2] == ["as entered", f"{wording.percent(2 / 11)} to {wording.percent(18 / 27)}"]
+    assert wording.INTERVALS in words(page)
+    other = page.table[4].value.set_index("Question").loc[card.symptoms["firm"].question]
+    assert other["Yes"].startswith(f"{wording.percent(expected[2])}, ") and other["Yes"].endswith("(now)") and "(now)" not in other["No"]
     evidence = page.table[3].value
     assert evidence.iloc[0].tolist() == [card.symptoms["firm"].question + " Yes", "× 6", "2 to 18", "EXAMPLE, no source opened"]
     assert wording.EXAMPLE in words(page)
-    other = upload(page, phantom_png("vasc"), name="next patient.png")
-    assert other.radio[0].value == "not asked"  # another image is another patient
+    following = upload(page, phantom_png("vasc"), name="next patient.png")
+    assert following.radio[0].value == "not asked"  # another image is another patient
 
 
 def test_a_foreign_image_is_refused_and_says_how_often_its_own_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,11 +310,13 @@ def test_words() -> None:
     assert wording.plain("a_b*c") == "a\\_b\\*c"
     limited = image_ratio(1.0, 0.2, 10, 40)
     assert "limited to what they support" in wording.evidence((), limited, 10)[0][3]
+    assert wording.evidence((), image_ratio(0.2, 0.2, 10, 40, (0.1, 0.3)), 10)[0][2] == "0.44 to 1.7 over the models; kept within 0.3 to 13"
+    assert wording.reach(["low", "low"]) == "" and "from low to high" in wording.reach(["low", "high"])
     assert wording.evidence(findings("nv", {}, {}), None, 0)[0][1] == "unchanged"
 
 
 def test_logic_imports_no_streamlit() -> None:
-    for name in ("artifacts", "measured", "risk", "wording", "explain", "document", "modelcard", "api"):
+    for name in ("artifacts", "measured", "risk", "wording", "explain", "document", "modelcard", "api", "drawing", "nearest"):
         assert "streamlit" not in (REPOSITORY / "app" / f"{name}.py").read_text().replace("imports no streamlit", "")
 
 

@@ -44,11 +44,15 @@ def test_upload_and_read_the_result(address: str, chromium: Browser, tmp_path: P
     assert (tmp_path / "predict.png").stat().st_size > 10_000
 
 
-def test_a_broken_file_and_the_other_view(address: str, chromium: Browser) -> None:
+def test_a_broken_file_and_the_other_views(address: str, chromium: Browser) -> None:
     page = browser.open_page(chromium, address)
     page.locator("input[type=file]").set_input_files({"name": "broken.png", "mimeType": "image/png", "buffer": b"nothing"})
     page.get_by_text("cannot be read by this model").wait_for()
     page.goto(f"{address}/compare")
     page.get_by_role("heading", name="Did synthesis help?").wait_for()
     page.get_by_role("heading", name="no evidence that synthesis helps").wait_for()
+    page.goto(f"{address}/gallery")
+    page.get_by_text("No synthetic images here").wait_for()
+    page.goto(f"{address}/generate")
+    page.get_by_text("The generator of phantom is not here").wait_for()
     assert "Traceback" not in page.inner_text("body")

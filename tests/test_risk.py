@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.risk import Finding, assess, findings, image_ratio, level, odds, probability, supported
+from app.risk import Answer, Finding, assess, findings, image_ratio, interval, level, odds, probability, supported, what_if
 from stages.dataset.card import Ratio, Risk, Symptom
 
 CUT = Risk(low=0.05, high=0.3)
@@ -95,3 +96,50 @@ def test_the_order_of_symptoms_does_not_matter(prior: float, order: list[int], v
     found = [Finding("?", "yes", Ratio(value=v, low=v, high=v, source="EXAMPLE")) for v in values]
     shuffled = tuple(found[i] for i in order)
     assert assess(prior, tuple(found), None, CUT).after_symptoms == pytest.approx(assess(prior, shuffled, None, CUT).after_symptoms)
+
+
+def test_one_ratio_carries_its_own_interval_to_the_risk() -> None:
+    """Prior 10% (odds 1:9) and a ratio of 6 (2 to 18): odds 2:9 to 18:9; the image, whose models agree, moves both by its ratio of 4."""
+    found = findings("df", SYMPTOMS, {"firm": "yes"})
+    result = assess(0.1, found, image_ratio(0.5, 0.2, 50, 200, (0.5, 0.5)), CUT)
+    assert result.after_symptoms_interval == pytest.approx((2 / 11, 18 / 27))
+    assert result.after_image_interval == pytest.approx((8 / 17, 72 / 81))
+    assert assess(0.1, (), None, CUT).after_image_interval == pytest.approx((0.1, 0.1))
+
+
+def test_the_interval_is_that_of_draws_from_the_ratios() -> None:
+    """Each log ratio drawn from the normal of which its interval holds 95%: the product's middle 95% are the interval."""
+    ratios = [(6.0, 2.0, 18.0), (0.5, 0.3, 0.5**2 / 0.3), (3.0, 1.0, 9.0)]
+    rng = np.random.default_rng(0)
+    logs = sum(rng.normal(math.log(v), math.log(high / low) / (2 * 1.959964), 200_000) for v, low, high in ratios)
+    expected = [probability(odds(0.05) * math.exp(q)) for q in np.quantile(logs, [0.025, 0.975])]
+    assert interval(0.05, ratios) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_image_brings_the_range_of_its_models_within_what_cal_supports() -> None:
+    image = image_ratio(0.5, 0.2, 10, 40, (0.2, 1.0))
+    assert image is not None and image.spread == pytest.approx((1, 40 / 3))
+    beyond = image_ratio(0.5, 0.2, 10, 40, (0.6, 0.7))  # the ensemble has a temperature of its own
+    assert beyond is not None and beyond.spread is not None and beyond.spread[0] == pytest.approx(beyond.value)
+    alone = image_ratio(0.5, 0.2, 10, 40)
+    assert alone is not None and alone.spread is None and assess(0.1, (), alone, CUT).after_image_interval == pytest.approx((4 / 13, 4 / 13))
+
+
+@given(probabilities, st.lists(st.tuples(st.floats(0.1, 10), st.floats(1, 5), st.floats(1, 5)), max_size=4))
+def test_the_risk_lies_in_its_interval_and_more_evidence_never_narrows_it(prior: float, parts: list[tuple[float, float, float]]) -> None:
+    ratios = [(value, value / below, value * above) for value, below, above in parts]
+    width = 0.0
+    for count in range(len(ratios) + 1):
+        low, high = interval(prior, ratios[:count])
+        middle = probability(odds(prior) * math.prod(value for value, _, _ in ratios[:count]))
+        assert low <= middle * (1 + 1e-9) and middle <= high * (1 + 1e-9)
+        assert math.log(odds(high) / odds(low)) >= width - 1e-6
+        width = math.log(odds(high) / odds(low))
+
+
+def test_another_answer_changes_what_its_ratio_says_and_leaves_the_others() -> None:
+    answers: dict[str, Answer] = {"firm": "yes", "bled": "yes"}
+    told = what_if(0.1, "df", SYMPTOMS, answers, None, CUT)
+    assert list(told) == ["firm"], "only questions with a ratio for the disease"
+    assert told["firm"]["yes"] == assess(0.1, findings("df", SYMPTOMS, answers), None, CUT)
+    assert told["firm"]["no"].after_image == pytest.approx(0.5 / 9.5) and told["firm"][None].after_image == pytest.approx(0.1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from app.artifacts import Place
+from app.drawing import Drawing
 from stages import lora_train, sample
 from stages.dataset.card import Class, read_card
 from stages.diffusion.ordering import Order, Picture, paint, understand
@@ -195,6 +198,33 @@ def test_a_common_class_is_drawn_from_the_base_and_no_class_is_not_judged(
     assert "prompt: a melanoma" in capsys.readouterr().out
     assert call(world, monkeypatch, "an image")["accepted"].all()
     assert "names no class of phantom, so no image is judged" in capsys.readouterr().err
+
+
+def test_whoever_ends_the_command_half_way_keeps_what_is_decided(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def broken_off(*args: Any, **more: Any) -> Iterator[Picture]:
+        for picture in paint(*args, **more):
+            seen.append(len(pd.read_csv(world / "out/samples.csv")))
+            yield picture
+            if picture.number == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "paint", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        call(world, monkeypatch, "an image")
+    table = pd.read_csv(world / "out/samples.csv")
+    assert seen == [0] and list(table["file"]) == ["0000.png"] and is_marked((world / "out/0000.png").read_bytes())
+
+
+def test_the_page_draws_what_the_command_draws(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Drawing(Place(world, "phantom", True), "an image", 2, 0)
+    call(world, monkeypatch, "an image")
+    while own.running:
+        time.sleep(0.1)
+    assert not own.error()
+    assert [p.image for p in own.pictures() or []] == [(world / f"out/000{k}.png").read_bytes() for k in range(2)]
+    assert "no image is judged" in own.warnings()[0]
 
 
 def test_what_cannot_be_drawn_is_refused(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

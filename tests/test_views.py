@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from app import modelcard, wording
+from app import modelcard, nearest, wording
+from app.artifacts import Place
 from stages.dataset.card import read_card
-from stages.dataset.table import write_table
+from stages.dataset.table import read_table, write_table
 from stages.imaging.phantoms import CLASSES
 from stages.imaging.refining import encode_png
 from stages.runtime.files import read_json, write_json, write_text
@@ -25,16 +26,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def add_images(root: Path) -> None:
-    """Refined images and a split of one lesion a class, and two synthetic ones of df, one rejected by the judge."""
-    encoded = [encode_png(image) for image in drawings("gallery", 1)[0]]
+    """Refined images and a split of one lesion a class; synthetic ones of df: a mirrored copy of its own, one close to its source, one rejected."""
+    images = drawings("gallery", 1)[0]
+    encoded = [encode_png(image) for image in images]
+    real = {label: images[k] for k, label in enumerate(CLASSES)}
+    darker = np.asarray(real["nv"] * 0.9, np.uint8)
     rows = [{"id": f"r{label}", "label": label, "group": label, "image": encoded[k]} for k, label in enumerate(CLASSES)]
     write_table(root / "data/refined/phantom/part.parquet", pd.DataFrame(rows))
     write_text(root / "data/splits/phantom.csv", "id,label,group,split,fold\n" + "".join(f"r{c},{c},{c},train,0\n" for c in CLASSES))
-    shared = {"label": "df", "mode": "text2img", "image": encoded[0]}
     made = [
-        {"id": "s1", "accepted": True, "reason": "", "nearest_train_distance": 0.25, **shared},
-        {"id": "s2", "accepted": False, "reason": "judge", "nearest_train_distance": 0.5, **shared},
+        {"id": "s1", "accepted": True, "reason": "", "mode": "text2img", "nearest_train_distance": 0.0, "image": encode_png(real["df"][:, ::-1])},
+        {"id": "s2", "accepted": True, "reason": "", "mode": "interclass", "nearest_train_distance": 0.05, "image": encode_png(darker)},
+        {"id": "s3", "accepted": False, "reason": "judge", "mode": "text2img", "nearest_train_distance": 0.5, "image": encode_png(real["mel"])},
     ]
+    made = [{"label": "df", "source": "rnv" if row["mode"] == "interclass" else None, **row} for row in made]
     write_table(root / "data/synthetic/phantom/df/part.parquet", pd.DataFrame(made))
 
 
@@ -42,14 +47,34 @@ def test_synthetic_images_are_marked_beside_real_ones(root: Path, monkeypatch: p
     page = open_page(root, monkeypatch, "gallery")
     assert not page.exception and "dvc pull" in page.info[0].value
     add_images(root)
+    write_json(root / "reports/phantom/audit.json", {"all": {"stops": [], "warnings": ["df, text2img: more copies than chance gives"]}})
+    write_text(root / "reports/phantom/audit.md", "# Drawings: audited\n\n![The pairs](audit/pairs_df.png)\n")
+    for name in ("pairs_df", "accuracy", "new"):
+        path = root / f"reports/phantom/audit/{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
     page = open_page(root, monkeypatch, "gallery")
-    assert not page.exception and "2 drawn, 1 accepted, 1 rejected" in words(page) and "AI-generated" in words(page)
+    said = words(page)
+    assert not page.exception and "3 drawn, 2 accepted, 1 rejected" in said and wording.NO_PATIENT in said
     assert [text.value for text in page.subheader] == [
-        "Real, from the training images",
-        "Accepted",
-        "Accepted, closest to a training image first",
-        "Rejected",
-    ]
+        "Real, from the training images", "Accepted", "The closest pairs: is one a copy?", "Rejected",
+        wording.AUDIT["accuracy"][0], "New", f"{wording.AUDIT['pairs'][0]} Dermatofibroma.",
+    ]  # fmt: skip
+    assert any("Dermatofibroma, drawn from words alone: more copies than chance gives." in text.value for text in page.warning)
+    assert page.table[0].value.to_numpy().tolist() == [["The judge does not see what was asked for", "1"]]
+    captions = [image.caption for group in page.image for image in group.proto.imgs]
+    assert captions.count("Real training image") == 2 and captions[captions.index("Real training image") - 1] == "AI-generated"
+    assert "Pair 1: distance 0.000; drawn from words alone." in said and "begun from a real image of another diagnosis." in said
+    assert all(image.alt for group in page.image for image in group.proto.imgs)
+
+
+def test_the_closest_training_image_is_found_in_any_turn_and_among_what_was_begun_from(tmp_path: Path) -> None:
+    add_images(tmp_path)
+    first, second = nearest.closest(Place(tmp_path, "phantom", True), "df", 6)
+    assert first.distance == pytest.approx(0, abs=1e-9) and first.mode == "text2img" and 0 < second.distance < 0.1
+    refined = read_table(tmp_path / "data/refined/phantom").set_index("id")["image"]
+    assert (first.real, second.real) == (refined["rdf"], refined["rnv"])
+    assert len(nearest.closest(Place(tmp_path, "phantom", True), "df", 1)) == 1
 
 
 def test_the_data_report_is_shown_with_its_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,20 @@
-"""Synthetic images beside real ones: accepted, rejected with the reason, and those that lie closest to a training image."""
+"""Synthetic images beside real ones: what the audit warns of, accepted and rejected ones with the reason, the closest pairs, the audit's figures."""
 
 from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
 
-from app import frame, wording
+from app import artifacts, frame, nearest, wording
 from stages.dataset.table import decode, read_table
-from stages.dataset.groups import read_split
+from stages.imaging.refining import encode_png
+from stages.imaging.watermark import encode_marked
+from stages.runtime.files import read_json
 from stages.runtime.params import read_params
 
-SHOWN = 6  # images a row
+SHOWN = 6  # images a row, and pairs
 SIZE = 128  # px
-COLUMNS = ["id", "label", "accepted", "reason", "mode", "nearest_train_distance", "image"]
-REASONS = {"judge": "the judge did not take it for the disease"}
+COLUMNS = ["id", "accepted", "reason", "mode", "image"]
 
 
 def show(choice: frame.Choice) -> None:
@@ -21,49 +22,113 @@ def show(choice: frame.Choice) -> None:
     place, diseases = choice.place, sorted(read_params(choice.place.root / "params.yaml").rare)
     st.title("Synthetic images")
     frame.phantom_warning(choice)
-    st.markdown("Every image marked **AI-generated** was drawn by a diffusion model. None shows a patient, and none is in a test set.")
+    st.markdown(f"{wording.NO_PATIENT} None is in a test set.")
     here = [disease for disease in diseases if (place.synthetic / disease).exists()]
     if not here:
         st.info(f"No synthetic images here: fetch them with `dvc pull` or build them with `{place.command}`.", icon=":material/info:")
+    show_warnings(choice)
     for disease in here:
         show_disease(choice, disease)
-    for figure in sorted((place.reports / "audit").glob("*.png")):
-        title = wording.heading(figure.stem.replace("_", " "))
-        st.image(figure.read_bytes(), caption=title, alt=title)
+    show_audit(choice)
+
+
+def show_warnings(choice: frame.Choice) -> None:
+    """What the audit says must be known before these images are trusted."""
+    place, titles = choice.place, {key: entry.title for key, entry in choice.card.classes.items()}
+    record = place.reports / "audit.json"
+    if stale := artifacts.changed(place, record, place.reports / "audit"):
+        lock = place.lock.relative_to(place.root)
+        st.warning(f"Not as {lock} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:")
+    whole = read_json(record).get("all", {}) if record.exists() else {}
+    if told := [*whole.get("stops", []), *whole.get("warnings", [])]:
+        lines = "\n".join(f"- {wording.heading(wording.spelled(text, titles))}." for text in told)
+        st.warning(f"**The audit warns** (shares 0 to 1; brackets: 95% interval):\n\n{lines}", icon=":material/warning:")
 
 
 def show_disease(choice: frame.Choice, disease: str) -> None:
-    """One disease: counts, then rows of pictures."""
+    """One disease: counts, real images, accepted ones, the closest pairs, rejected ones."""
     place, title = choice.place, choice.card.classes[disease].title
     drawn = read_table(place.synthetic / disease, COLUMNS).sort_values("id")
     accepted, rejected = drawn[drawn["accepted"]], drawn[~drawn["accepted"]]
     st.header(wording.heading(title))
     st.markdown(f"{len(drawn):,} drawn, {len(accepted):,} accepted, {len(rejected):,} rejected.")
-    if place.refined.exists() and place.split.exists():
-        split = read_split(place.split)
-        own = set(split.loc[(split["split"] == "train") & (split["label"] == disease), "id"])
-        real = read_table(place.refined, ["id", "image"])
-        row("Real, from the training images", real[real["id"].isin(own)].sort_values("id"), ["real"] * SHOWN)
-    row("Accepted", accepted, ["AI-generated"] * SHOWN)
-    close = accepted.sort_values("nearest_train_distance", kind="stable").head(SHOWN)
-    row(
-        "Accepted, closest to a training image first",
-        close,
-        [f"AI-generated, distance {value:.2f}" for value in close["nearest_train_distance"]],
-        evenly=False,
-    )
-    seen = rejected[rejected["image"].notna()].groupby("reason").head(SHOWN).head(SHOWN)
-    row("Rejected", seen, [f"AI-generated: {REASONS.get(reason, reason)}" for reason in seen["reason"]], evenly=False)
+    real_here = place.refined.exists() and place.split.exists()
+    if real_here:
+        show_real(nearest.training(place, disease), title)
+    if not accepted.empty:
+        st.subheader("Accepted")
+        some = spaced(accepted)
+        frame.generated(some["image"], [f"{wording.GENERATED}, {wording.mode(mode)}" for mode in some["mode"]], SIZE)
+    if real_here and not accepted.empty:
+        show_pairs(place, disease)
+    if not rejected.empty:
+        show_rejected(rejected)
 
 
-def row(title: str, table: pd.DataFrame, captions: list[str], evenly: bool = True) -> None:
-    """Up to SHOWN pictures of `table` under their captions, evenly spaced over its rows or the first ones."""
-    if table.empty:
-        return
-    count = min(SHOWN, len(table))
-    chosen = table["image"].iloc[[len(table) * k // count for k in range(count)] if evenly else list(range(count))]
-    st.subheader(title)
-    st.image(list(decode(chosen, SIZE)), caption=captions[:count], alt=captions[:count], width=SIZE)
+def show_real(table: pd.DataFrame, title: str) -> None:
+    """Some of the training images, for the eye to compare with."""
+    if not table.empty:
+        st.subheader("Real, from the training images")
+        pictures = list(decode(spaced(table)["image"], SIZE))
+        st.image(pictures, caption=["Real"] * len(pictures), alt=[f"Real training image, {title}"] * len(pictures), width=SIZE)
+
+
+def show_pairs(place: artifacts.Place, disease: str) -> None:
+    """The closest pairs, synthetic beside real, each in its box; on a telephone they stay side by side."""
+    st.subheader("The closest pairs: is one a copy?")
+    signature = artifacts.signature(place.synthetic / disease, place.split, place.refined)
+    row = st.container(horizontal=True)
+    for number, pair in enumerate(_closest(place, disease, signature), start=1):
+        with row.container(border=True, width=2 * SIZE + 66):
+            captions = [wording.GENERATED, "Real training image"]
+            synthetic, real = decode([pair.synthetic, pair.real], SIZE)
+            st.image([encode_marked(synthetic), encode_png(real)], caption=captions, alt=captions, width=SIZE)
+            frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording.mode(pair.mode)}.")
+    frame.small(wording.DISTANCE)
+
+
+@st.cache_data(show_spinner="Looking for the closest training images", max_entries=8)
+def _closest(_place: artifacts.Place, disease: str, signature: str) -> list[nearest.Pair]:
+    return nearest.closest(_place, disease, SHOWN)
+
+
+def show_rejected(rejected: pd.DataFrame) -> None:
+    """How many were rejected for which reason, and some of each."""
+    st.subheader("Rejected")
+    counts = rejected["reason"].value_counts()
+    rows = [(wording.heading(wording.reason(str(code))), f"{n:,}") for code, n in counts.items()]
+    st.table(pd.DataFrame(rows, columns=["Why", "Images"]), hide_index=True)
+    seen = rejected[rejected["image"].notna()]
+    some = pd.concat([spaced(part, max(1, SHOWN // len(counts))) for _, part in seen.groupby("reason")]) if len(seen) else seen
+    if len(some):
+        frame.generated(some["image"], [f"{wording.GENERATED}: {wording.reason(code)}" for code in some["reason"]], SIZE)
+
+
+def show_audit(choice: frame.Choice) -> None:
+    """The audit's figures, each with what to see in it, and the audit in full."""
+    place = choice.place
+    figures, report = sorted((place.reports / "audit").glob("*.png")), place.reports / "audit.md"
+    if figures or report.exists():
+        st.header("What the audit measured")
+    said = set()
+    for path in figures:
+        what, _, disease = path.stem.partition("_")
+        title, told = wording.AUDIT.get(what, (wording.heading(path.stem.replace("_", " ")), ""))
+        st.subheader(f"{title} {wording.heading(choice.card.classes[disease].title)}." if disease in choice.card.classes else title)
+        st.image(path.read_bytes(), alt=title)
+        if told not in said:
+            st.markdown(told)
+        said.add(told)
+    if report.exists():
+        with st.expander("The audit in full"):
+            _, _, text = report.read_text().partition("\n")  # the first line is its title
+            st.markdown(frame.PICTURE.sub("", text).replace("\n## ", "\n#### "))
+
+
+def spaced(table: pd.DataFrame, count: int = SHOWN) -> pd.DataFrame:
+    """Up to `count` rows, evenly spaced, so that all kinds are seen."""
+    count = min(count, len(table))
+    return table.iloc[[len(table) * k // count for k in range(count)]]
 
 
 show(frame.chosen())

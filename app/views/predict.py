@@ -246,30 +246,34 @@ def show_risk(choice: frame.Choice, result: Result, info: dict[str, Any], digest
         if said in ("yes", "no"):
             answers[key] = "yes" if said == "yes" else "no"
     for disease in result.present:
-        show_disease_risk(choice, disease, result.probabilities[disease], answers, info)
-    frame.small(wording.INDEPENDENCE)
+        show_disease_risk(choice, disease, result, answers, info)
+    frame.small(f"{wording.INDEPENDENCE} {wording.INTERVALS}")
 
 
-def show_disease_risk(choice: frame.Choice, disease: str, p: float, answers: dict[str, risk.Answer], info: dict[str, Any]) -> None:
-    """One disease: the entered prior, three steps, level, and where each ratio comes from."""
+def show_disease_risk(choice: frame.Choice, disease: str, said: Result, answers: dict[str, risk.Answer], info: dict[str, Any]) -> None:
+    """One disease: the entered prior, three steps, level, where each ratio comes from, and what another answer would change."""
     card, title, n_cal = choice.card, choice.card.classes[disease].title, info["n_cal"]
-    image = risk.image_ratio(p, info["prior_cal"][disease], n_cal[disease], sum(n_cal.values()) - n_cal[disease])
+    spread = said.spread[disease] if len(info["seeds"]) > 1 else None
+    image = risk.image_ratio(said.probabilities[disease], info["prior_cal"][disease], n_cal[disease], sum(n_cal.values()) - n_cal[disease], spread)
     with st.container(border=True):
         percent = float(st.session_state[prior_key(choice, disease)])  # entered above, beside the answer
         found = risk.findings(disease, card.symptoms, answers)
         result = risk.assess(percent / 100, found, image, card.risk)
         word, icon, colour = wording.LEVEL[result.level]
         st.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
-        steps = [("Before", result.prior), ("After the answers", result.after_symptoms), ("After the image", result.after_image)]
-        rows = [(name, wording.percent(value), wording.of_1000(value)) for name, value in steps]
-        st.table(pd.DataFrame(rows, columns=["Step", "Chance", "Of 1,000 such patients"]), hide_index=True)
-        frame.small(f"Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
+        st.table(pd.DataFrame(wording.steps(result), columns=["Step", "Chance", "Interval", "Of 1,000 such patients"]), hide_index=True)
+        reach = wording.reach([risk.level(p, card.risk) for p in result.after_image_interval])
+        frame.small(f"{reach}Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
         st.table(
             pd.DataFrame(wording.evidence(found, image, n_cal[disease]), columns=["Evidence", "Multiplies the odds by", "Interval", "Source"]),
             hide_index=True,
         )
         if any(f.example for f in found):
             st.warning(wording.EXAMPLE, icon=":material/science:")
+        other = risk.what_if(percent / 100, disease, card.symptoms, answers, image, card.risk)
+        if rows := wording.changed_answers({key: symptom.question for key, symptom in card.symptoms.items()}, answers, other):
+            st.markdown("**If one answer were another**, the chance after the image would be:")
+            st.table(pd.DataFrame(rows, columns=["Question", "Yes", "No", "Not asked"]), hide_index=True)
 
 
 def show_use(choice: frame.Choice) -> None:

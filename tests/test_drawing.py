@@ -1,0 +1,156 @@
+"""Drawing at the page: what it needs, progress, the stop that stops, what can be taken away; with a stand-in for the generator."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import shutil
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import drawing, wording
+from app.artifacts import Place
+from app.drawing import Drawing
+from stages.dataset.card import read_card
+from stages.imaging.watermark import is_marked
+from stages.runtime.errors import UserError
+from stages.runtime.files import write_json, write_text
+from tests.test_app import open_page, words
+from tests.tiny_root import REPOSITORY, write_lock
+
+#: Writes as `stages.sample` does: OUT COUNT BEHAVIOUR, which is whole, hang (after the first image) or fail.
+STAND_IN = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from stages.imaging.watermark import encode_marked
+out, count, behaviour = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if behaviour == "fail":
+    sys.exit("error: the text names 2 classes: name one")
+print("warning: the base does not know 'zebra' as words, so they change little", file=sys.stderr, flush=True)
+out.mkdir()
+rows = ["file,seed,attempts,judge_probability,accepted,reason", "0000.png,1,1,0.900000,True,", "0001.png,2,4,0.100000,False,judge", ",3,4,,False,not finite"]
+for k in range(3 if behaviour == "whole" else 1):
+    if k < 2:
+        (out / f"{k:04d}.png").write_bytes(encode_marked(np.full((8, 8, 3), 99 * k, np.uint8)))
+    (out / "partial").write_text("\\n".join(rows[: k + 2]) + "\\n")
+    (out / "partial").rename(out / "samples.csv")
+time.sleep(600 if behaviour == "hang" else 0)
+"""
+GENERATOR = ("models/phantom/base", "models/phantom/judge", "models/phantom/lora/df")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Card, params and a generator of empty files, which the lock records."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copy(REPOSITORY / "data/phantom.yaml", tmp_path / "data")
+    for folder in GENERATOR:
+        write_json(tmp_path / folder / f"{'lora' if 'lora' in folder else Path(folder).name}.json", {})
+    write_lock(tmp_path, "dvc.lock", *GENERATOR)
+    return tmp_path
+
+
+def behave(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> None:
+    """Put the stand-in in the place of the generator."""
+    monkeypatch.setattr(drawing, "command", lambda place, text, count, seed, out: [sys.executable, "-c", STAND_IN, str(out), str(count), behaviour])
+
+
+def until(page: AppTest, done: int) -> Drawing:
+    """The drawing of `page`, once `done` images are decided or it has ended."""
+    own: Drawing = page.session_state["drawing phantom"]
+    limit = time.monotonic() + 120
+    while own.running and len(own.pictures() or ()) < done:
+        assert time.monotonic() < limit, "the stand-in did not get that far"
+        time.sleep(0.05)
+    return own
+
+
+def order(page: AppTest, count: int = 3) -> AppTest:
+    page.number_input[0].set_value(count)
+    next(button for button in page.button if button.label == "Draw").click()
+    return page.run()
+
+
+def test_images_are_marked_named_and_taken_away(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, "whole")
+    page = open_page(root, monkeypatch, "generate")
+    assert not page.exception and page.text_input[0].value == "a dermoscopic image of dermatofibroma"
+    assert "Not learned yet, so it cannot be drawn: vascular lesion." in words(page)
+    own = until(order(page), 4)
+    page.run()
+    assert not page.exception and not page.error and wording.NO_PATIENT in words(page)
+    assert [text.value for text in page.subheader] == ["Accepted: 1", "Not accepted after the last try: 2"]
+    assert any("does not know" in text.value and "zebra" in text.value for text in page.warning)
+    with zipfile.ZipFile(io.BytesIO(own.archive())) as archive:
+        assert archive.namelist() == ["0000.png", "0001.png", "samples.csv"]
+        assert all(is_marked(archive.read(name)) for name in archive.namelist()[:2])
+        assert len(pd.read_csv(io.BytesIO(archive.read("samples.csv")))) == 3
+    assert [button.label for button in page.button] == ["Draw"] and len(page.get("download_button")) == 1
+
+
+def test_stop_ends_the_process_and_keeps_what_was_drawn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, "hang")
+    page = order(open_page(root, monkeypatch, "generate"))
+    own = until(page, 1)
+    page.run()
+    assert "1 of 3 done" in page.get("progress")[0].proto.text
+    draw, stop = page.button
+    assert draw.disabled and stop.label == "Stop drawing"
+    other = order(open_page(root, monkeypatch, "generate"))
+    assert "Another drawing is under way" in other.error[0].value
+    stop.click()
+    page.run()
+    with pytest.raises(ProcessLookupError):
+        os.kill(own.pid, 0)
+    assert not page.exception and "Stopped: 1 of 3 done." in [text.value for text in page.info]
+    assert [text.value for text in page.subheader] == ["Accepted: 1"] and len(page.get("download_button")) == 1
+
+
+def test_what_cannot_be_drawn_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, "fail")
+    page = order(open_page(root, monkeypatch, "generate"))
+    until(page, 1)
+    page.run()
+    assert not page.exception and len(page.error) == 1 and "name one" in page.error[0].value
+
+
+def test_a_generator_that_is_missing_or_changed_names_the_command(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(root / "models/phantom/judge/judge.json", "{ }")
+    page = open_page(root, monkeypatch, "generate")
+    assert not page.exception and "models/phantom/judge" in page.error[0].value and "dvc checkout" in page.error[0].value and not page.text_input
+    shutil.rmtree(root / "models/phantom/judge")
+    page = open_page(root, monkeypatch, "generate")
+    assert not page.exception and "not here (models/phantom/judge)" in page.error[0].value and "make reproduce" in page.error[0].value
+
+
+def test_process_and_files_end_with_the_session(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, "hang")
+    own = drawing.start(Place(root, "phantom", True), read_card(root / "data/phantom.yaml"), "a melanoma", 1, 0)
+    pid, folder = own.pid, own._log.parent
+    assert folder.exists()
+    del own
+    gc.collect()
+    assert not folder.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_empty_text_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="empty"):
+        drawing.start(Place(root, "phantom", True), read_card(root / "data/phantom.yaml"), " ", 1, 0)
+
+
+def test_what_is_said_of_an_image() -> None:
+    assert wording.drawn(0.93, 1, "") == "AI-generated: judge 93%"
+    assert wording.drawn(0.2, 4, "judge") == "AI-generated: the judge does not see what was asked for, judge 20%, try 4"
+    assert wording.drawn(None, 1, "") == "AI-generated: not judged" and wording.reason("other") == "other"
+    assert [wording.duration(s) for s in (4, 41, 200)] == ["a few seconds", "40 seconds", "3 minutes"]
