@@ -14,6 +14,7 @@ from stages.runtime.errors import UserError
 NEEDED = ("redirect_uri", "cookie_secret", "client_id", "client_secret", "server_metadata_url")  # of [auth] in .streamlit/secrets.toml
 MIN_SECRET = 32  # characters: whoever guesses the cookie's secret or the token is anybody
 TOKEN = "RARELENS_API_TOKEN"
+INSTALL = ".venv/uv/bin/uv pip install --python .venv/bin/python 'authlib>=1.3.2'"
 HOW = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
 
 
@@ -24,7 +25,7 @@ def missing(section: Mapping[str, Any]) -> str:
     if len(str(section["cookie_secret"])) < MIN_SECRET:
         return f"cookie_secret in .streamlit/secrets.toml has under {MIN_SECRET} characters; {HOW}"
     if find_spec("authlib") is None:
-        return "the package authlib is not installed: python -m pip install 'authlib>=1.3.2'"
+        return f"the package authlib is not installed: {INSTALL}"
     return ""
 
 

@@ -45,5 +45,5 @@ def show(choice: frame.Choice, case: str, images: list[str], result: Result, inf
     except UserError as error:
         st.error(str(error), icon=":material/error:")
     frame.small(
-        "This reading is in the history: who, when, the hashes above, what the model said, your assessment. The picture and its name are not."
+        "This reading is in the history: who, when, the hashes below, what the model said, your assessment. The picture and its name are not."
     )

@@ -7,6 +7,7 @@ import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,12 @@ READING = Reading("anne@clinic.example", "case 7", "phantom", "combined", "m" * 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("root"))
+
+
+def called(elements: Any, label: str) -> Any:
+    """The one of a page's elements that has this label."""
+    (found,) = [one for one in elements if one.label == label]
+    return found
 
 
 def test_a_reading_is_kept_with_its_opinion(tmp_path: Path) -> None:
@@ -88,9 +95,9 @@ def test_the_page_keeps_a_reading_once_and_the_opinion_on_it(root: Path, monkeyp
     assert (row.dataset, row.regime, row.opinion) == ("phantom", "combined", "") and row.case == row.images[:12]
     assert json.loads(row.result)["predicted"] and row.data == read_json(root / "models/phantom/combined/model.json")["mix_sha256"]
     page.text_input[0].set_value("B-12")
-    next(one for one in page.radio if one.label.startswith("Do you agree")).set_value("disagree")
+    called(page.radio, "Do you agree with the model?").set_value("disagree")
     page.text_area[0].set_value("a scar")
-    next(one for one in page.button if one.label == "Keep my assessment").click()
+    called(page.button, "Keep my assessment").click()
     assert not page.run().exception and page.success
     (row,) = History(path).rows()
     assert (row.case, row.opinion, row.comment) == ("B-12", "disagree", "a scar")
@@ -98,10 +105,10 @@ def test_the_page_keeps_a_reading_once_and_the_opinion_on_it(root: Path, monkeyp
 
     page.switch_page("views/history.py").run()
     assert not page.exception and page.dataframe[0].value["Case"].tolist() == ["B-12"]
-    page.selectbox[-1].set_value("B-12")
-    page.button[-1].click().run()
+    called(page.selectbox, "Case").set_value("B-12")
+    called(page.button, "Erase").click().run()
     assert len(History(path).rows()) == 1  # not before the box is ticked
-    page.selectbox[-1].set_value("B-12")
+    called(page.selectbox, "Case").set_value("B-12")
     page.checkbox[0].check()
-    page.button[-1].click().run()
+    called(page.button, "Erase").click().run()
     assert not page.exception and not History(path).rows() and "Nothing has been read" in page.info[0].value
