@@ -204,13 +204,13 @@ def test_a_model_without_a_record_is_refused(broken: Path, monkeypatch: pytest.M
 def test_a_new_model_is_picked_up_without_a_restart(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = upload(open_page(broken, monkeypatch), phantom_png())
     place = artifacts.places(broken)[0]
-    before, lock = page.table[0].value, place.lock.read_text()
+    before = page.table[0].value
     shutil.rmtree(place.models / "combined")  # as `dvc repro` does first
     assert "no model" in page.run().error[0].value
     shutil.copytree(place.models / "real", place.models / "combined")
     assert "dvc.lock" in page.run().error[0].value  # new weights under the old lock
     write_json(place.models / "combined/model.json", read_json(place.models / "combined/model.json") | {"ensemble_temperature": 3.0})
-    place.lock.write_text(lock[: len(lock) // 2] + "{")  # the lock is being written
+    place.lock.write_text("stages: {")  # the lock is being written
     assert "dvc repro" in page.run().error[0].value and not page.exception
     write_lock(broken, "dvc.lock", "models/phantom/combined")
     page.run()
