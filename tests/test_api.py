@@ -176,10 +176,11 @@ def test_where_sign_in_is_required_nothing_is_answered_without_the_token(root: P
     token = "t" * 40
     monkeypatch.setenv("RARELENS_SETTINGS", str(write_settings(tmp_path / "s.toml", True, ("anne@clinic.example",))))
     monkeypatch.setenv(access.TOKEN, token)
+    wrong: list[dict[str, str]] = [{}, {"Authorization": token}, {"Authorization": f"Bearer {token}x"}, {"Authorization": "Bearer "}]
     with serve(root) as client:
         for path in ("/health", "/model", "/docs", "/openapi.json"):
-            for header in ({}, {"Authorization": token}, {"Authorization": f"Bearer {token}x"}, {"Authorization": "Bearer "}):
-                answer = client.get(path, headers=header)
+            for headers in wrong:
+                answer = client.get(path, headers=headers)
                 assert answer.status_code == 401 and "Bearer" in answer.json()["reason"]
         assert send(client, b"x").status_code == 401
         assert client.get("/health", headers={"Authorization": f"Bearer {token}"}).status_code == 200

@@ -56,7 +56,7 @@ def provider(claims: dict[str, object]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(json.dumps(value).encode())
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

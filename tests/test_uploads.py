@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from app import uploads
@@ -45,7 +46,7 @@ def test_a_small_file_of_too_many_pixels_is_refused() -> None:
 def test_twenty_at_once_take_turns_and_each_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     mutex, inside, most = threading.Lock(), 0, 0
 
-    def reader(data: bytes, *_: int) -> list[np.ndarray]:
+    def reader(data: bytes, *_: int) -> list[NDArray[np.int64]]:
         nonlocal inside, most
         with mutex:
             inside += 1
