@@ -1,4 +1,4 @@
-"""The predictor of the page over HTTP, on this machine only.
+"""The predictor of the page over HTTP, on this machine only. It keeps no history.
 
     python -m app.api [PORT]        (or make api PORT=8000)
 
@@ -7,14 +7,20 @@ POST /risk     JSON {disease, answers, prior, p}   the chance before anything, a
 GET  /model    what the model knows, and the hashes of what it is made of
 GET  /health   whether a checked model can be opened
 A file or a question that cannot be answered is 422, one that is too large 413, a model that is missing or changed 503, each {"reason": ...}.
+With `auth.required` (app/settings.toml) every request must bear the token that RARELENS_API_TOKEN holds, `Authorization: Bearer TOKEN`, or gets
+401; without such a token in its environment the server does not start.
 """
 
 from __future__ import annotations
 
 import argparse
+import hmac
 import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -26,22 +32,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import artifacts, risk, wording
-from stages.classifier.prediction import Presence, Result, answers, open_model
-from stages.classifier.reading import read_guarded
+from app import access, artifacts, risk, settings, uploads, wording
+from app.uploads import MAX_BYTES
+from stages.classifier.prediction import Presence, Result, answers
 from stages.dataset.card import read_card
-from stages.dataset.groups import read_split
 from stages.imaging.decode import Refused, Unusable
-from stages.runtime import determinism
-from stages.runtime.errors import UserError
+from stages.runtime.errors import UserError, run
 from stages.runtime.files import sha256
-from stages.runtime.params import read_params
 
 if TYPE_CHECKING:
     from stages.classifier.predictor import Predictor
 
 HOST = "127.0.0.1"
-MAX_BYTES = 50 * 1024 * 1024  # of a request, as on the page
 COVERAGE = "0.90"
 MultiPartParser.spool_max_size = MAX_BYTES  # an upload stays in memory: Starlette would put it on disk from 1 MB on
 
@@ -103,11 +105,16 @@ class Service:
         with self._mutex:
             signature = artifacts.signature(folder, *(p for p in (place.lock, place.split) if p.exists()))
             if self._opened is None or self._opened[0] != signature:
-                artifacts.check(place, regime)
-                determinism.fix(read_params(place.root / "params.yaml").threads)
-                predictor = open_model(folder, read_split(place.split) if place.split.exists() else None)
+                predictor = artifacts.load(place, regime, artifacts.check(place, regime))
                 self._opened = (signature, predictor, sha256(folder / "model.json"))
             return self._opened[1], self._opened[2]
+
+    def start(self) -> None:
+        """Check and open the model before the first question; what is wrong is said here, and again to each question until it is mended."""
+        try:
+            self.model()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
 
 
 class SizeLimit:
@@ -126,6 +133,20 @@ class SizeLimit:
         await (refusal or self._app)(scope, receive, send)
 
 
+class Token:
+    """ASGI middleware: a request that does not bear `token` is answered 401, whatever it asks for."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._wanted = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = None
+        if scope["type"] != "lifespan" and not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._wanted):
+            told = {"reason": "sign-in is required: send Authorization: Bearer TOKEN"}
+            refusal = JSONResponse(told, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        await (refusal or self._app)(scope, receive, send)
+
+
 def prediction(answer: Result | Unusable, model: str) -> Prediction:
     """An answer as it is sent."""
     if isinstance(answer, Unusable):
@@ -141,10 +162,20 @@ def prediction(answer: Result | Unusable, model: str) -> Prediction:
 
 
 def create(root: Path) -> FastAPI:
-    """The application on the repository at `root`."""
-    service = Service(root)
-    api = FastAPI(title="rarelens", description=wording.NOTICE)
+    """The application on the repository at `root`; `UserError` when a sign-in is required and no token is set."""
+    service, token = Service(root), access.api_token(settings.read().auth)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        opening = Thread(target=service.start)  # beside the server, which answers at once
+        opening.start()
+        yield
+        opening.join()
+
+    api = FastAPI(title="rarelens", description=wording.NOTICE, lifespan=lifespan)
     api.add_middleware(SizeLimit)
+    if token is not None:
+        api.add_middleware(Token, token=token)  # added last, so it stands before all else
 
     @api.exception_handler(Refused)
     def refused(_: Request, error: Refused) -> JSONResponse:
@@ -163,7 +194,7 @@ def create(root: Path) -> FastAPI:
     def predict(file: Annotated[UploadFile, File(description="one image: JPEG, PNG, TIFF, DICOM, ...")]) -> Prediction:
         predictor, model = service.model()
         try:
-            (seen,) = read_guarded(file.file.read(), predictor.size)
+            (seen,) = uploads.read(file.file.read(), predictor.size)
         except Unusable as reason:
             return prediction(reason, model)
         return prediction(answers(predictor, np.stack([seen]))[0], model)
@@ -208,8 +239,11 @@ def main() -> None:
     """Serve until it is ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("port", type=int, nargs="?", default=int(os.environ.get("PORT", "8000")))
-    uvicorn.run(create(artifacts.root()), host=HOST, port=parser.parse_args().port, log_level="warning")
+    port = parser.parse_args().port
+    application = create(artifacts.root())
+    print(f"http://{HOST}:{port}, for this machine only", flush=True)
+    uvicorn.run(application, host=HOST, port=port, log_level="warning")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stages.classifier.prediction import open_model
+from stages.dataset.groups import read_split
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json
 from stages.runtime.params import read_params
+
+if TYPE_CHECKING:  # imports torch
+    from stages.classifier.predictor import Predictor
 
 
 def root() -> Path:
@@ -103,8 +110,19 @@ def candidate(place: Place) -> str:
 def signature(*paths: Path) -> str:
     """A short text that changes when a file in `paths` (files or folders) changes its name, size or time: a key for caches."""
     found = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p])]
-    facts = [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in found if f.is_file()]
+    with settled():
+        facts = [(f.as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in found if f.is_file()]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Files that vanish or are half written while they are read, as during a `dvc repro`, are a `UserError`: the next look finds them whole."""
+    try:
+        yield
+    except (FileNotFoundError, yaml.YAMLError) as error:
+        what = Path(error.filename).name if isinstance(error, FileNotFoundError) else "dvc.lock"
+        raise UserError(f"{what} changed while it was read: a `dvc repro` or `dvc checkout` is at work. Try again when it has ended.") from None
 
 
 def dvc_hash(path: Path) -> str:
@@ -125,7 +143,8 @@ def locked(lock: Path, path: str) -> str | None:
     """The hash that `lock` records for the out `path` (relative to the repository), None when it records none."""
     if not lock.exists():
         return None
-    stages: dict[str, Any] = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+    with settled():
+        stages: dict[str, Any] = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
     outs = [out for stage in stages.values() for out in stage.get("outs", [])]
     return next((out["md5"] for out in outs if out.get("path") == path and "md5" in out), None)
 
@@ -140,7 +159,8 @@ def check(place: Place, regime: str) -> str:
         fetch = " or fetch it with `dvc pull`" if place.default else ""
         raise UserError(f"There is no model for {place.name}, regime {regime}. Build it with `{place.command}`{fetch}.")
     relative = folder.relative_to(place.root).as_posix()
-    expected, found = locked(place.lock, relative), dvc_hash(folder)
+    with settled():
+        expected, found = locked(place.lock, relative), dvc_hash(folder)
     if expected is None:
         raise UserError(
             f"{place.lock.relative_to(place.root)} has no record of {relative}, so nobody can say where this model comes from. "
@@ -152,6 +172,22 @@ def check(place: Place, regime: str) -> str:
             f"(found {found[:8]}, recorded {expected[:8]}). {place.remedy}"
         )
     return found
+
+
+def load(place: Place, regime: str, content: str) -> Predictor:
+    """The model of `regime`, which `check` found to be `content`.
+
+    Raises `UserError` as `open_model` does, and when the folder is no longer `content` once the model is open: what was checked is what speaks.
+    """
+    from stages.runtime import determinism  # imports torch
+
+    determinism.fix(read_params(place.root / "params.yaml").threads)
+    folder = place.models / regime
+    predictor = open_model(folder, read_split(place.split) if place.split.exists() else None)
+    with settled():
+        if dvc_hash(folder) != content:
+            raise UserError(f"The model in {folder.relative_to(place.root).as_posix()} was replaced while it was opened. Try again.")
+    return predictor
 
 
 def changed(place: Place, *paths: Path) -> list[str]:

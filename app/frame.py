@@ -13,7 +13,6 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from app import artifacts, wording
-from stages.classifier.prediction import open_model
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
 from stages.dataset.table import decode
@@ -21,7 +20,6 @@ from stages.imaging.watermark import encode_marked
 from stages.metrics.verdict import WHAT
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
-from stages.runtime.params import read_params
 
 if TYPE_CHECKING:  # imports torch
     from app.explain import Explainer
@@ -128,10 +126,8 @@ def check(choice: Choice) -> str:
 def load(choice: Choice, content: str) -> Predictor:
     """The chosen model, whose hash is `content`; where it cannot be used or has seen a sealed group the page says so and stops."""
     place = choice.place
-    split = place.split if place.split.exists() else None
     try:
-        threads = read_params(place.root / "params.yaml").threads
-        return _loaded(place.models / choice.regime, split, threads, f"{content} {artifacts.dvc_hash(split) if split else ''}")
+        return _loaded(place, choice.regime, content, artifacts.dvc_hash(place.split) if place.split.exists() else "")
     except UserError as error:
         stop(error)
 
@@ -161,8 +157,5 @@ def _checked(_place: artifacts.Place, folder: str, signature: str) -> str:
 
 
 @st.cache_resource(show_spinner="Loading the model", max_entries=4)
-def _loaded(_folder: Path, _split: Path | None, _threads: int, content: str) -> Predictor:
-    from stages.runtime import determinism
-
-    determinism.fix(_threads)
-    return open_model(_folder, read_split(_split) if _split else None)
+def _loaded(_place: artifacts.Place, _regime: str, content: str, split: str) -> Predictor:
+    return artifacts.load(_place, _regime, content)

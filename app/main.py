@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import frame
+from app import frame, gate
 
 st.set_page_config(page_title="rarelens", page_icon=":material/search:", layout="wide")
+settings = gate.enter()
 choice = frame.choose()
+gate.notice(settings)
 page = st.navigation(
     [
         st.Page("views/predict.py", title="Read an image", icon=":material/image_search:", default=True),
@@ -21,6 +23,7 @@ page = st.navigation(
         st.Page("views/generate.py", title="Draw images", icon=":material/draw:"),
         st.Page("views/data.py", title="Data", icon=":material/dataset:"),
         st.Page("views/card.py", title="Model card", icon=":material/badge:"),
+        *([st.Page("views/history.py", title="History", icon=":material/history:")] if settings.history.enabled else []),
     ],
     position="top",
 )

@@ -21,12 +21,12 @@ WAIT = 300_000  # ms; on a busy machine importing torch takes minutes
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[str]:
-    """The page on the artifacts under `root`, on a free port; yields its address and ends the server."""
+def serve(root: Path, script: str | Path = "app/main.py", options: tuple[str, ...] = ()) -> Iterator[str]:
+    """The page (or another Streamlit `script`) on the artifacts under `root`, on a free port, with more `options`; yields its address and ends the server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port), "--server.headless", "true"]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port), "--server.headless", "true", *options]
     server = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"RARELENS_ROOT": str(root)}, stdout=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,14 +19,14 @@ import numpy as np
 import pytest
 import uvicorn
 
-from app import api
-from stages.classifier.prediction import open_model, predict
+from app import access, api
+from stages.classifier.prediction import Result, answers, open_model, predict
 from stages.classifier.reading import read
 from stages.imaging.phantoms import CLASSES, RARE
 from stages.imaging.refining import encode_png
 from stages.runtime.files import sha256
 from tests.repository import ROOT
-from tests.tiny_root import SIZE, build, phantom_png, write_lock
+from tests.tiny_root import SIZE, build, drawings, phantom_png, write_lock, write_settings
 
 
 @contextmanager
@@ -155,6 +156,34 @@ def test_a_new_model_is_picked_up_and_a_changed_one_refused(root: Path, tmp_path
         assert answer.status_code == 503 and "dvc.lock" in answer.json()["reason"]
         write_lock(own, "dvc.lock", "models/phantom/combined")
         assert client.get("/health").json()["model_sha256"] not in ("", first)
+
+
+def test_twenty_clients_at_once_each_get_their_own_answer(client: httpx.Client, root: Path) -> None:
+    model = open_model(root / "models/phantom/combined")
+    asked = [encode_png(image) for image in drawings("at once", 3)[0][:20]]
+    wanted = [answers(model, read(data, SIZE)[None])[0] for data in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        said = [answer.json() for answer in pool.map(lambda data: send(client, data), asked)]
+    for one, result in zip(said, wanted, strict=True):
+        if isinstance(result, Result):
+            assert one["status"] == "ok" and one["p"] == pytest.approx(result.probabilities, abs=1e-5)
+        else:
+            assert one["status"] == "refused" and one["reason"] == str(result)
+    assert len({str(one["p"]) for one in said}) > 10
+
+
+def test_where_sign_in_is_required_nothing_is_answered_without_the_token(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    token = "t" * 40
+    monkeypatch.setenv("RARELENS_SETTINGS", str(write_settings(tmp_path / "s.toml", True, ("anne@clinic.example",))))
+    monkeypatch.setenv(access.TOKEN, token)
+    wrong: list[dict[str, str]] = [{}, {"Authorization": token}, {"Authorization": f"Bearer {token}x"}, {"Authorization": "Bearer "}]
+    with serve(root) as client:
+        for path in ("/health", "/model", "/docs", "/openapi.json"):
+            for headers in wrong:
+                answer = client.get(path, headers=headers)
+                assert answer.status_code == 401 and "Bearer" in answer.json()["reason"]
+        assert send(client, b"x").status_code == 401
+        assert client.get("/health", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_it_listens_on_this_machine_only() -> None:

@@ -127,6 +127,13 @@ def write_reports(folder: Path) -> None:
     write_json(folder / "verdict.json", {"candidate": "combined", "helps": False, "seeds": 5, "n_test_lesions": 210})
 
 
+def write_settings(path: Path, required: bool = False, allowed: tuple[str, ...] = (), history: Path | None = None) -> Path:
+    """A file for RARELENS_SETTINGS at `path`; with a `history`, it is on."""
+    auth = f"[auth]\nrequired = {str(required).lower()}\nallowed = {list(allowed)}\nverified = true\n"
+    write_text(path, f'{auth}[history]\nenabled = {str(history is not None).lower()}\nfile = "{history or "none"}"\n')
+    return path
+
+
 def write_lock(root: Path, path: str, *outs: str) -> None:
     """`root`/`path` as DVC writes it, recording `outs` as they lie there."""
     stages = {f"stage{i}": {"cmd": "x", "outs": [{"path": out, "hash": "md5", "md5": dvc_hash(root / out)}]} for i, out in enumerate(outs)}

@@ -10,14 +10,12 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import artifacts, frame, measured, risk, wording
+from app import artifacts, frame, measured, opinion, risk, uploads, wording
 from stages.classifier.prediction import Presence, Result, answer_case
-from stages.classifier.reading import read_guarded
 from stages.imaging.decode import Refused
 from stages.metrics.verdict import WHAT
 
 SHOWN = 400  # px of the picture on the page
-MAX_FILES = 8
 ALIKE = 4  # training images that are shown
 
 
@@ -46,8 +44,8 @@ def show(choice: frame.Choice) -> None:
     info, views = predictor.info, list[View]()
     if not uploaded:
         st.info("Upload an image to see what the model says of it. Several files are taken as views of one lesion.", icon=":material/upload:")
-    elif len(uploaded) > MAX_FILES:
-        st.error(f"{len(uploaded)} files at once; at most {MAX_FILES} views of one lesion.", icon=":material/error:")
+    elif told := uploads.too_much([file.size for file in uploaded]):
+        st.error(told, icon=":material/error:")
     else:
         views = [read_view(file.name, file.getvalue(), predictor.size) for file in uploaded]
         case = hashlib.sha256("".join(view.digest for view in views).encode()).hexdigest() if len(views) > 1 else views[0].digest
@@ -62,6 +60,7 @@ def show(choice: frame.Choice) -> None:
             show_why(choice, content, used[0], result)
             show_risk(choice, result, info, case)
             show_report(choice, views, result, info, content)
+            opinion.show(choice, case, [view.digest for view in used], result, info, hashes_of(info, content))
     show_use(choice)
     show_hashes(choice, info, content, views)
 
@@ -70,7 +69,7 @@ def read_view(name: str, data: bytes, size: int) -> View:
     """An uploaded file, read in a process of its own."""
     digest = hashlib.sha256(data).hexdigest()
     try:
-        seen, shown = read_guarded(data, size, SHOWN)
+        seen, shown = uploads.read(data, size, SHOWN)
     except Refused as error:
         return View(name, digest, None, None, str(error))
     return View(name, digest, seen, shown, "")

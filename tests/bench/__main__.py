@@ -25,6 +25,7 @@ from stages.runtime.files import write_text
 from stages.runtime.markdown import markdown
 from stages.runtime.params import Params, read_params
 from tests.bench.odd import odd_rows
+from tests.bench.page import page_rows
 from tests.bench.refining import refine_rows
 from tests.bench.text import pictures, text_rates
 
@@ -127,6 +128,7 @@ def main() -> None:
     determinism.fix(params.threads)
     speed = [*phantom_speed(), *refine_rows(params), *cpu_capability()]
     parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads.", "## Speed", markdown([HEAD, *speed])]
+    parts += ["## The page", markdown([HEAD, *page_rows(Path.cwd())])]
     if SHARED.exists():
         files = [row for name in ("odd_images", "odd_dicom") for row in odd_rows(SHARED / f"{name}.tar", params)]
         parts += ["## Odd and hostile files, and burned-in text", markdown([HEAD, *files, *burned_in_rows()])]
