@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from app import artifacts, wording
 from stages.dataset.card import Card, read_card
-from stages.dataset.groups import read_split
 from stages.dataset.table import decode
 from stages.imaging.watermark import encode_marked
 from stages.metrics.verdict import WHAT
