@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from app import access, api
+from app import access, api, uploads
 from stages.classifier.prediction import Result, answers, open_model, predict
 from stages.classifier.reading import read
 from stages.imaging.phantoms import CLASSES, RARE
@@ -93,7 +93,7 @@ def test_an_image_on_which_the_model_may_not_speak_is_refused(client: httpx.Clie
 def test_too_large_a_request_is_413_before_it_is_read(client: httpx.Client) -> None:
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=120)
     connection.putrequest("POST", "/predict")
-    connection.putheader("Content-Length", str(api.MAX_BYTES + 1))
+    connection.putheader("Content-Length", str(uploads.MAX_BYTES + 1))
     connection.endheaders()  # and not one byte more
     answer = connection.getresponse()
     assert answer.status == 413 and "50 MB" in json.loads(answer.read())["reason"]
