@@ -57,29 +57,38 @@ class Prediction(BaseModel):
     reason: str = ""
     predicted: str | None = None
     p: dict[str, float] | None = None
+    spread: dict[str, tuple[float, float]] | None = None
     present: dict[str, Presence] | None = None
     conformal_set: list[str] | None = None
     model_sha256: str
     notice: str = wording.NOTICE
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class Question(BaseModel):
-    """What is known of a patient. `prior` and `p` 0..1, `p` as /predict gives it for `disease`; without `prior` the card's own is taken."""
+    """What is known of a patient. `prior` and `p` 0..1, `p` and its `spread` over the models as /predict gives them for `disease`; without
+    `prior` the card's own is taken."""
 
     model_config = ConfigDict(extra="forbid")
     disease: str
     answers: dict[str, risk.Answer] = {}
     prior: float | None = Field(None, gt=0, lt=1)
     p: float | None = Field(None, ge=0, le=1)
+    spread: tuple[Share, Share] | None = None
 
 
 class Steps(BaseModel):
-    """Chances 0..1 of the disease, step by step; `examples` when a ratio has no source that anybody opened."""
+    """Chances 0..1 of the disease, step by step, with the intervals that the ratios' own carry on to them (without `spread` the image has none);
+    `examples` when a ratio has no source that anybody opened."""
 
     disease: str
     prior: float
     after_symptoms: float
+    after_symptoms_interval: risk.Bounds
     after_image: float
+    after_image_interval: risk.Bounds
     level: risk.Level
     examples: bool
     assumption: str = wording.INDEPENDENCE
@@ -155,6 +164,7 @@ def prediction(answer: Result | Unusable, model: str) -> Prediction:
         status="ok",
         predicted=answer.predicted,
         p={name: round(p, 6) for name, p in answer.probabilities.items()},
+        spread={name: (round(low, 6), round(high, 6)) for name, (low, high) in answer.spread.items()},
         present=answer.present,
         conformal_set=answer.conformal.get(COVERAGE),
         model_sha256=model,
@@ -209,7 +219,8 @@ def create(root: Path) -> FastAPI:
             raise Refused(f"answers: no question {', '.join(unknown)}; the card has {', '.join(card.symptoms)}")
         n_cal, prior = info["n_cal"], info["prior_cal"]
         positive = n_cal[question.disease]
-        image = None if question.p is None else risk.image_ratio(question.p, prior[question.disease], positive, sum(n_cal.values()) - positive)
+        others = sum(n_cal.values()) - positive
+        image = None if question.p is None else risk.image_ratio(question.p, prior[question.disease], positive, others, question.spread)
         found = risk.findings(question.disease, card.symptoms, question.answers)
         start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, prior)[0]
         result = risk.assess(start, found, image, card.risk)
@@ -217,7 +228,9 @@ def create(root: Path) -> FastAPI:
             disease=question.disease,
             prior=result.prior,
             after_symptoms=result.after_symptoms,
+            after_symptoms_interval=result.after_symptoms_interval,
             after_image=result.after_image,
+            after_image_interval=result.after_image_interval,
             level=result.level,
             examples=any(f.example for f in found),
         )

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from stages.runtime.errors import UserError
 
 Opinion = Literal["agree", "disagree"]
-OPINIONS: tuple[Opinion, ...] = get_args(Opinion)
 WAIT = 30  # seconds for another session's writing to end
 SCHEMA = """CREATE TABLE IF NOT EXISTS reading (
     id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT NOT NULL, at TEXT NOT NULL, "case" TEXT NOT NULL, dataset TEXT NOT NULL, regime TEXT NOT NULL,

@@ -11,6 +11,7 @@ from app import frame, gate, history, measured, settings
 from stages.classifier.prediction import Result
 from stages.runtime.errors import UserError
 
+OPINIONS: tuple[history.Opinion, ...] = ("agree", "disagree")
 SHORT = 12  # letters of the case's own hash that name it until somebody does
 
 
@@ -35,7 +36,7 @@ def show(choice: frame.Choice, case: str, images: list[str], result: Result, inf
             st.session_state[kept] = readings.add(reading)
         with st.form(f"form {kept}"):
             name = st.text_input("Case number (of your own; no name)", value=case[:SHORT], max_chars=80)
-            said = st.radio("Do you agree with the model?", history.OPINIONS, index=None, format_func=str.capitalize, horizontal=True)
+            said = st.radio("Do you agree with the model?", OPINIONS, index=None, format_func=str.capitalize, horizontal=True)
             comment = st.text_area("Comment", max_chars=2000)
             if st.form_submit_button("Keep my assessment"):
                 if readings.judge(st.session_state[kept], name.strip() or case[:SHORT], said, comment):

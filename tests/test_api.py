@@ -115,7 +115,10 @@ def test_risk_follows_the_card(client: httpx.Client) -> None:
     said = client.post("/risk", json={"disease": "df", "answers": {"firm": "yes"}, "prior": 0.1}).json()
     after = 6 / 9
     assert said["after_symptoms"] == pytest.approx(after / (1 + after)) == pytest.approx(said["after_image"])
-    assert said["level"] == "high" and said["examples"]
+    low, high = said["after_symptoms_interval"]
+    assert [low, high] == pytest.approx([2 / 11, 18 / 27]) and said["level"] == "high" and said["examples"]
+    wide = client.post("/risk", json={"disease": "df", "prior": 0.1, "p": 0.5, "spread": [0.2, 0.7]}).json()["after_image_interval"]
+    assert wide[0] < wide[1]
     assert client.post("/risk", json={"disease": "df", "p": 0.9}).json()["after_image"] > 0.0115
 
 
