@@ -179,7 +179,7 @@ def test_where_sign_in_is_required_nothing_is_answered_without_the_token(root: P
     token = "t" * 40
     monkeypatch.setenv("RARELENS_SETTINGS", str(write_settings(tmp_path / "s.toml", True, ("anne@clinic.example",))))
     monkeypatch.setenv(access.TOKEN, token)
-    wrong: list[dict[str, str]] = [{}, {"Authorization": token}, {"Authorization": f"Bearer {token}x"}, {"Authorization": "Bearer "}]
+    wrong: list[dict[str, str]] = [{}, {"Authorization": token}, {"Authorization": f"Bearer {token}x"}, {"Authorization": "Bearer"}]
     with serve(root) as client:
         for path in ("/health", "/model", "/docs", "/openapi.json"):
             for headers in wrong:
