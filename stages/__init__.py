@@ -4,11 +4,7 @@ Kernels differ between AVX2 and AVX-512, in torch, oneDNN, MKL, OpenBLAS and num
 results. All are held to AVX2, which every x86-64 machine of the last decade has (`make bench` reports the cost).
 """
 
-import gc
 import os
-
-# Loading torch and timm makes a million objects that stay: searched for garbage at every 700 new ones, that takes a sixth of the time.
-gc.set_threshold(50_000)
 
 if os.environ.get("RARELENS_NATIVE_CPU") != "1":
     os.environ.update(

@@ -294,7 +294,7 @@ def train_denoiser(
     """Train UNet and text encoder together on latents (N, C, h, w); both end as their moving averages. Returns the loss every 50 steps.
 
     `drop` of the prompts are emptied, for classifier-free guidance. `part` is the part of the learning rate's cosine that these steps run
-    through. On a CPU two processes of one thread each take half of every batch: a fifth faster than one process of two threads.
+    through. On a CPU two processes of one thread each take half of every batch, as small networks use the cores better so (`stages.runtime.parallel`).
     """
     from diffusers.training_utils import EMAModel
 
