@@ -35,7 +35,7 @@ from stages.imaging import corpus, phantoms
 from stages.imaging.sheet import save_sheet
 from stages.runtime.errors import run
 from stages.runtime.files import fresh, sha256, write_json, write_text
-from stages.runtime.params import Augment, Pretrain, read_params
+from stages.runtime.params import Augment, Pretrain, PretrainRound, read_params
 from stages.runtime.progress import progress_bar
 
 AUGMENT = Augment(flips=True, rotation=180.0, zoom=0.15, colour=0.2)
@@ -72,20 +72,19 @@ def make_pipeline(p: Pretrain) -> tuple[Any, dict[str, list[float]]]:
             lambda: train_autoencoder(pipe.vae, corpus.variety(a.images, p.size), steps=a.steps, batch=a.batch, lr=a.lr, seed=p.seed),
         )
     }  # fmt: skip
-    level_latents(pipe.vae, corpus.captioned(min(1000, d.images), p.size).images)
+    level_latents(pipe.vae, corpus.captioned(1000, p.size).images)
 
     both = torch.nn.ModuleList([pipe.unet, pipe.text_encoder])
-    key = {"size": p.size, "seed": p.seed, "autoencoder": a.model_dump(), **d.model_dump()}
     curves["denoiser"] = []
-    for turn in range(d.rounds):  # one run in parts, each on new drawings and cached: an hour's work that is interrupted loses little
+    for turn, r in enumerate(d.rounds):  # each on new drawings and cached: an hour's work that is interrupted loses little
 
-        def denoise(turn: int = turn) -> list[float]:
-            drawn = corpus.captioned(d.images, p.size, namespace(turn))
-            part = (turn / d.rounds, (turn + 1) / d.rounds)
+        def denoise(turn: int = turn, r: PretrainRound = r) -> list[float]:
+            drawn = corpus.captioned(r.images, p.size, namespace(turn), tuple(r.classes))
             latents = encode(pipe.vae, drawn.images)
-            return train_denoiser(pipe, latents, drawn.texts, steps=d.steps, batch=d.batch, lr=d.lr, seed=p.seed + turn, part=part)
+            return train_denoiser(pipe, latents, drawn.texts, steps=r.steps, batch=r.batch, lr=r.lr, seed=p.seed + turn, part=r.part)
 
-        curves["denoiser"] += cached("denoiser", {**key, "round": turn}, both, denoise)
+        until = {**d.model_dump(mode="json"), "rounds": [each.model_dump(mode="json") for each in d.rounds[: turn + 1]]}
+        curves["denoiser"] += cached("denoiser", {"size": p.size, "seed": p.seed, "autoencoder": a.model_dump(), **until}, both, denoise)
     return pipe, curves
 
 
@@ -100,7 +99,7 @@ def train_backbone(p: Pretrain) -> torch.nn.Module:
         return named + 2 * F.binary_cross_entropy_with_logits(out[:, classes:], y[:, classes:])
 
     def train() -> list[float]:
-        drawn = [corpus.captioned(p.denoiser.images, p.size, namespace(turn)) for turn in range(b.rounds)]
+        drawn = [corpus.captioned(b.images, p.size, namespace(turn)) for turn in range(b.rounds)]
         images, labels, strengths = (np.concatenate([getattr(part, k) for part in drawn]) for k in ("images", "labels", "strengths"))
         targets = np.concatenate([np.eye(classes, dtype=np.float32)[labels], strengths], axis=1)
         recipe = Recipe(steps=b.steps, batch=b.batch, lr=b.lr, weight_decay=0.01, augment=AUGMENT, seed=p.seed)
@@ -108,20 +107,23 @@ def train_backbone(p: Pretrain) -> torch.nn.Module:
             fit(model, images, targets, recipe, tick=bar.update, loss=name_and_read)
         return []
 
-    cached("backbone", {"backbone": b.model_dump(), "images": p.denoiser.images, "size": p.size, "seed": p.seed, "reads": "features"}, model, train)
+    cached("backbone", {"backbone": b.model_dump(), "size": p.size, "seed": p.seed, "reads": "features"}, model, train)
     return model.eval()
 
 
 def write_card(out: Path, p: Pretrain, curves: dict[str, list[float]], measured: dict[str, Any]) -> None:
     """card.json and card.md: how the base was made, on what, and how it fares against its bars."""
     write_json(out / "card.json", {"params": p.model_dump(), "curves": curves, "bars": measured, "groups_sha256": sha256(out / SEEN)})
-    rec, gen = measured["reconstruction"], measured["samples"]
-    d = p.denoiser
+    rec, gen, b = measured["reconstruction"], measured["samples"], p.backbone
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     read = "\n".join(
         f"| {name.replace('_', ' ')} | {f['samples']['value']:.0%} ({f['samples']['low']:.0%} to {f['samples']['high']:.0%}) "
         f"| {f['drawings']['value']:.0%} ({f['drawings']['low']:.0%} to {f['drawings']['high']:.0%}) | {f['chance']:.0%} |"
         for name, f in measured["attributes"].items()
+    )
+    learnt = "\n".join(
+        f"| UNet and text encoder | {r.images} captioned drawings: {', '.join(r.classes)} in turn | {r.steps} | {r.batch} |"
+        for r in p.denoiser.rounds
     )
     named = "\n".join(f"| {c} | {gen['named'][c]:.0%} | {gen['scorer_on_real'][c]:.0%} |" for c in [*phantoms.COMMON, "all"])
     write_text(
@@ -138,8 +140,8 @@ The lesions have a namespace of their own and are in no data set (`groups_seen.t
 | part | trained on | steps | batch |
 |---|---|---|---|
 | autoencoder | {p.autoencoder.images} class-free drawings, permuted colours, dead leaves | {p.autoencoder.steps} | {p.autoencoder.batch} |
-| UNet and text encoder | {d.rounds} x {d.images} captioned drawings of the common classes | {d.rounds} x {d.steps} | {d.batch} |
-| backbone | {p.backbone.rounds} x {d.images} such drawings: class, strength of {len(phantoms.FEATURES)} features | {p.backbone.steps} | {p.backbone.batch} |
+{learnt}
+| backbone | {b.rounds} x {b.images} such drawings: class, strength of {len(phantoms.FEATURES)} features | {b.steps} | {b.batch} |
 
 Reconstruction of unseen drawings, mean per-image PSNR ({rec["n_each"]} each): common {rec["common"]} dB,
 {", ".join(f"{c} {rec[c]} dB" for c in phantoms.RARE)}. The bar: 30 dB, rare classes within 1 dB of common ones.
@@ -179,7 +181,8 @@ def main() -> None:
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
     backbone.save(body, out / "backbone" / backbone.WEIGHTS, half=True)
     write_json(out / "backbone" / "backbone.json", {"name": p.backbone.name})
-    drawn = [(namespace(turn), i) for turn in range(max(p.denoiser.rounds, p.backbone.rounds)) for i in range(p.denoiser.images)]
+    counts = [r.images for r in p.denoiser.rounds], [p.backbone.images] * p.backbone.rounds
+    drawn = {(namespace(turn), i) for used in counts for turn, images in enumerate(used) for i in range(images)}
     write_seen(out, (group_hash(corpus.group_of(*each)) for each in drawn))
 
     pipe.to(torch.float32)

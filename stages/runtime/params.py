@@ -38,17 +38,30 @@ class PretrainAutoencoder(Block):
     lr: PositiveFloat
 
 
-class PretrainDenoiser(PretrainAutoencoder):
-    """Training of UNet and text encoder on captioned drawings of the common classes: `rounds` warm restarts, each on new drawings."""
+class PretrainRound(Block):
+    """A round of training on `images` new drawings of `classes` in turn (one named twice is drawn twice as often), through `part` of a cosine of `lr`."""
 
-    rounds: PositiveInt
+    images: PositiveInt
+    classes: Annotated[list[str], Field(min_length=1)]
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    part: Annotated[tuple[Share, Share], Field(strict=False)]  # YAML knows no tuples
+
+
+class PretrainDenoiser(Block):
+    """Training of UNet and text encoder on captioned drawings of the common classes."""
+
+    widths: list[PositiveInt]
+    rounds: list[PretrainRound]
 
 
 class PretrainBackbone(Block):
-    """Training of the timm backbone on the drawings of `rounds` rounds of the denoiser's."""
+    """Training of the timm backbone on `rounds` times `images` drawings."""
 
     name: str
     rounds: PositiveInt
+    images: PositiveInt
     steps: PositiveInt
     batch: PositiveInt
     lr: PositiveFloat
