@@ -2,6 +2,7 @@
 
 In:  dataset card, refined images, split, base, synthetic images; params.yaml (block `study`: seeds, and the tries of each regime).
 Out: REPORT_DIR/study.json, study.md (every try, its scores on val with intervals, the best of each regime), study.png (curves).
+Each regime but logit_adjust is told at the best of the values of tau that its prior may be shifted by, the same for all.
 Each try is kept in CACHE under a hash of what it was made from: a stopped study goes on where it was, a changed try is made alone.
 
     python -m stages.study CARD REFINED SPLIT BASE_DIR SYNTHETIC_DIR REPORT_DIR [--cache CACHE]
@@ -69,7 +70,8 @@ def key_of(params: Params, regime: str, data: Data) -> str:
     block = params.model_dump()
     used = {name: block[name] for name in ("train", "mix", f"train_{regime}", "rare", "study")} | {"size": params.refine.size}
     used["study"] = block["study"]["seeds"]
-    used["train_" + regime].pop("aa_seeds", None)
+    for untrained in ("aa_seeds", "logit_tau"):
+        used["train_" + regime].pop(untrained, None)
     code = {p.name: sha256(p) for p in sorted((Path(__file__).parent / "classifier").glob("*.py"))}
     return hashlib.sha256(json.dumps([regime, used, data.hashes, code], sort_keys=True).encode()).hexdigest()[:24]
 
@@ -79,7 +81,8 @@ def train(params: Params, regime: str, data: Data, cache: Path) -> Found:
     path = cache / f"{key_of(params, regime, data)}.npz"
     if not path.exists():
         synthetic = mix.read_synthetic(data.synthetic_dir, params.rare, data.split, params.mix.select) if regime in mix.SYNTHETIC else None
-        rows = mix.build(regime, data.split, params.rare, params.study.seeds, params.mix.per_class, synthetic, params.mix.select)
+        repeats = params.regime(regime).model_dump().get("repeats", 0)
+        rows = mix.build(regime, data.split, params.rare, params.study.seeds, params.mix.per_class, synthetic, params.mix.select, repeats)
         pool = data.images if synthetic is None else pd.concat([data.images, synthetic.set_index("id")["image"]])
         with tempfile.TemporaryDirectory() as scratch:
             learned = train_seeds(params, regime, data.classes, rows, pool, {"val": data.val}, data.labels, data.start, Path(scratch)).values()
@@ -91,13 +94,14 @@ def train(params: Params, regime: str, data: Data, cache: Path) -> Found:
         return Found(kept["logits"], kept["prior"])
 
 
-def attempt(values: Mapping[str, Any], regime: str, changes: Mapping[str, Any], data: Data, cache: Path) -> NDArray[np.float32]:
-    """Logits (S, N, C) on val of `regime` with `changes` laid over the parameters `values`; logit_adjust shifts those of real."""
-    params = Params.model_validate(merge(dict(values), dict(changes)))
-    if regime != LOGIT_ADJUST:
-        return train(params, regime, data, cache).logits
-    found = train(params, "real", data, cache)
-    return np.asarray(found.logits - params.evaluate.logit_tau * np.log(np.maximum(found.prior, 1e-6)), np.float32)
+def attempt(values: Mapping[str, Any], regime: str, changes: Mapping[str, Any], data: Data, cache: Path) -> dict[float, NDArray[np.float32]]:
+    """Logits (S, N, C) on val, by tau, of `regime` with `changes` laid over the parameters `values`; logit_adjust shifts those of real."""
+    trained, taus = (regime, values["study"]["logit_tau"]) if regime != LOGIT_ADJUST else ("real", [])
+    untouched = {f"train_{trained}": {"logit_tau": 0.0}}
+    params = Params.model_validate(merge(merge(dict(values), dict(changes)), untouched))
+    found = train(params, trained, data, cache)
+    prior = np.log(np.maximum(found.prior, 1e-6))
+    return {tau: np.asarray(found.logits - tau * prior, np.float32) for tau in taus or [params.evaluate.logit_tau]}
 
 
 def score(logits: NDArray[np.float32], data: Data, truth: Truth, params: Params) -> dict[str, Any]:
@@ -119,13 +123,23 @@ def merit(one: Mapping[str, Any]) -> float:
     return float((one["val"]["rare_f1"]["value"] + one["val"]["rare_ap"]["value"]) / 2)
 
 
-def document(title: str, found: list[dict[str, Any]], seeds: list[int], truth: Truth) -> str:
+def best_tau(logits: Mapping[float, NDArray[np.float32]], data: Data, truth: Truth) -> float:
+    """The tau whose `logits` (S, N, C) score best on val, by what `merit` is of."""
+
+    def worth(tau: float) -> float:
+        rows = [val_scores(one, data.labels, truth.rare) for one in logits[tau]]
+        return float(np.mean([row["rare_f1"] + row["rare_ap"] for row in rows]))
+
+    return max(logits, key=worth)
+
+
+def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: int, truth: Truth) -> str:
     """study.md."""
-    head = ["regime", "changed", *SCORES.values()]
+    head = ["regime", "changed", "tau", *SCORES.values()]
 
     def row(one: Mapping[str, Any]) -> list[str]:
         told = [f"{s['value']:.3f}" + (f" ({s['low']:.3f} to {s['high']:.3f})" if "low" in s else "") for s in (one["val"][name] for name in SCORES)]
-        return [one["regime"], flow(one["changes"])[1:-1] or "nothing", *told]
+        return [one["regime"], flow(one["changes"])[1:-1] or "nothing", f"{one['logit_tau']:g}", *told]
 
     best = [max((one for one in found if one["regime"] == regime), key=merit) for regime in dict.fromkeys(one["regime"] for one in found)]
     tries, rare = len(found) // len(best), int(truth.n_lesions[truth.rare].sum())
@@ -133,7 +147,8 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], truth: T
         "\n\n".join(
             [
                 f"# {title}: tries on val",
-                f"Val alone: {int(truth.n_lesions.sum())} lesions, of them rare {rare}; {len(seeds)} seeds; {tries} tries a regime. "
+                f"Val alone: {int(truth.n_lesions.sum())} lesions, of them rare {rare}; {len(seeds)} seeds; {tries} tries a regime, "
+                f"each told at the best of {taus} values of tau, which shifts its prior (logit_adjust: tau is the try). "
                 "Means over seeds; 95% intervals from a bootstrap of seeds and lesions. The best of many tries looks better on val than it is.",
                 "![Scores on val over the settings](study.png)",
                 "## The best of each regime",
@@ -178,9 +193,10 @@ def main() -> None:
         for number, changes in enumerate(tries, start=1):
             print(f"{regime}, {number} of {len(tries)}: {flow(changes)}", flush=True)
             logits = attempt(values, regime, changes, data, args.cache)
-            found.append({"regime": regime, "changes": changes, "val": score(logits, data, truth, params)})
+            tau = best_tau(logits, data, truth)
+            found.append({"regime": regime, "changes": changes, "logit_tau": tau, "val": score(logits[tau], data, truth, params)})
     write_json(args.report_dir / "study.json", {"seeds": params.study.seeds, "n_val_lesions": int(truth.n_lesions.sum()), "tries": found})
-    write_text(args.report_dir / "study.md", document(card.title, found, params.study.seeds, truth))
+    write_text(args.report_dir / "study.md", document(card.title, found, params.study.seeds, len(params.study.logit_tau), truth))
     draw_study(found, f"{card.title}: tries on val", args.report_dir / "study.png")
 
 

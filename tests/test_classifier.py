@@ -218,6 +218,18 @@ def test_duplicate_repeats_real_rare_images_evenly_to_the_count_of_combined() ->
     assert set(rows["kind"]) == {"real"}
 
 
+@pytest.mark.parametrize(("regime", "phase"), [("combined", 1), ("curriculum", 2)])
+def test_repeats_of_real_rare_images_join_the_synthetic_ones_as_the_control_has_them(regime: str, phase: int) -> None:
+    plain, rows = (mix.build(regime, SPLIT, ["df"], [7], 4, synthetic(4), repeats=repeats) for repeats in (0, 4))
+    columns = ["id", "label", "kind"]
+    added = rows.merge(plain.drop_duplicates(), how="left", indicator=True).query("_merge == 'both'")
+    assert len(added) == len(rows) == len(plain) + 4, "nothing new, but four rows more"
+    again = rows.query("label == 'df' and kind == 'real'")
+    assert set(again["phase"]) == {phase}
+    control = mix.build("duplicate", SPLIT, ["df"], [7], 4).query("label == 'df'")
+    assert sorted(map(tuple, again[columns].to_numpy())) == sorted(map(tuple, control[columns].to_numpy()))
+
+
 def test_mixes_refuse_too_few_synthetic_images_and_missing_ones() -> None:
     with pytest.raises(UserError, match="need 8 accepted synthetic images, there are 7"):
         mix.build("combined", SPLIT, ["df"], [1, 2], 4, synthetic(7))

@@ -111,7 +111,7 @@ class Workplace:
                 "transform": {"size": SIZE}, "seeds": SEEDS, "aa_seeds": aa, "base_hash": "h", "split_sha256": sha256(self.root / "split.csv"),
                 "weights": {s: {"file": f"seed{s}.safetensors", "sha256": f"{regime}{s}"} for s in everyone},
                 "training": {"steps": 10, "batch": 64, "lr": 0.002, "start_sha256": "s", "class_weighting": 0.5 * (regime == "weighted"),
-                             "randaugment": regime == "randaugment", "real_weight": 1.0, "logit_tau": 0.0, "select": "random",
+                             "randaugment": regime == "randaugment", "real_weight": 1.0, "repeats": 0, "logit_tau": 0.0, "select": "random",
                              "selected_step": dict.fromkeys(everyone, 10)},
                 "exposures": dict.fromkeys(everyone, shown), "temperature": dict.fromkeys(everyone, 1.1),
                 "ensemble_temperature": 1.0,

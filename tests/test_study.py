@@ -27,7 +27,7 @@ TRIES: dict[str, list[dict[str, Any]]] = {
 def write_study(root: Path, **changes: Any) -> None:
     """params.yaml of the repository with a small study."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["study"] = {"seeds": [1, 2], "tries": TRIES} | changes
+    params["study"] = {"seeds": [1, 2], "logit_tau": [0.0, 1.0], "tries": TRIES} | changes
     params["rare"], params["evaluate"]["bootstrap"], params["refine"]["size"] = RARE, 20, 8
     params["mix"]["per_class"] = 3
     write_text(root / "params.yaml", yaml.safe_dump(params))
@@ -48,6 +48,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, 
         calls.append((regime, params.mix.per_class, params.regime(regime).class_weighting, sorted(shown)))
         assert set(rows["seed"]) == {1, 2} and len(shown["val"]) == len(labels) == 6 and set(rows["id"]) <= set(pool.index)
         logits = np.random.default_rng(len(calls)).normal(size=(6, 3)).astype(np.float32)
+        assert params.regime(regime).logit_tau == 0, "tau is laid on what is trained once"
         return {s: {"logits": {"val": logits}, "prior": np.array([0.1, 0.8, 0.1])} for s in (1, 2)}
 
     monkeypatch.setattr(study, "train_seeds", train_seeds)
@@ -65,6 +66,8 @@ def test_every_try_is_reported_with_its_scores_and_a_second_study_trains_what_is
     assert [(one["regime"], one["changes"]) for one in found["tries"]] == [(regime, change) for regime, tries in TRIES.items() for change in tries]
     assert all(len(one["val"][score]["seeds"]) == 2 for one in found["tries"] for score in study.SCORES) and found["n_val_lesions"] == 6
     assert all(one["val"]["rare_f1"]["low"] <= one["val"]["rare_f1"]["high"] for one in found["tries"])
+    assert {one["logit_tau"] for one in found["tries"] if one["regime"] != "logit_adjust"} == {0.0, 1.0}
+    assert [one["logit_tau"] for one in found["tries"] if one["regime"] == "logit_adjust"] == [0.5, 1.0, 2.0]
     text = Path("report/study.md").read_text()
     assert "2 seeds; 3 tries a regime" in text and "train_combined: {real_weight: 2.0}" in text and Path("report/study.png").exists()
     before = {p.name: p.read_bytes() for p in sorted(Path("report").glob("study.*"))}
@@ -81,6 +84,7 @@ def test_every_try_is_reported_with_its_scores_and_a_second_study_trains_what_is
     ("tries", "complaint"),
     [
         ({**TRIES, "duplicate": TRIES["duplicate"][:2]}, "unequal tries: combined has 3, duplicate has 2"),
+        ({"combined": [{"train_combined": {"logit_tau": 1.0}}]}, "a try of combined changes logit_tau; every try is scored at each study.logit_tau"),
         ({"combined": [{"train": {"steps": 999}}]}, "a try of combined changes train; it may change mix and train_combined only"),
         ({"combine": [{"mix": {"per_class": 3}}]}, "combine"),
     ],

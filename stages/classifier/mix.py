@@ -90,13 +90,15 @@ def build(
     per_class: int,
     synthetic: pd.DataFrame | None = None,
     select: Selection = "random",
+    repeats: int = 0,
 ) -> pd.DataFrame:
     """The mix (seed, id, label, kind, phase) of `regime`, one row per image and seed; repeated images are repeated rows.
 
     real, weighted, randaugment: the train rows. duplicate: plus `per_class` repeats of each rare class's real images.
     combined: plus `per_class` synthetic images of each rare class, chosen from `synthetic` (id, label, p) as `select` says. synth: those
     instead of the rare classes' real ones. oracle: fresh real images in place of combined's synthetic ones. curriculum: synth's
-    rows in phase 1, real's in phase 2; every other regime has one phase, 1.
+    rows in phase 1, real's in phase 2; every other regime has one phase, 1. `repeats` of each rare class's real images may be added to any
+    of these (curriculum: in phase 2).
     """
     if (regime in SYNTHETIC) != (synthetic is not None):
         raise UserError(f"regime {regime} {'needs' if regime in SYNTHETIC else 'takes no'} --synthetic")
@@ -122,9 +124,9 @@ def build(
             own = real.loc[real["label"] == d, "id"].tolist()
             if not own:
                 raise UserError(f"{d} has no training image; a regime without any cannot be compared")
-            if regime == "duplicate":  # every image equally often, the remainder by chance
-                repeats = (own * (per_class // len(own))) + rng.permutation(own)[: per_class % len(own)].tolist()
-                rows += [(seed, name, d, "real", 1) for name in repeats]
+            again = per_class if regime == "duplicate" else repeats
+            repeated = (own * (again // len(own))) + rng.permutation(own)[: again % len(own)].tolist()  # equally often, the remainder by chance
+            rows += [(seed, name, d, "real", 2 if regime == "curriculum" else 1) for name in repeated]
             if drawn:
                 rows += [(seed, name, d, kind, 1) for name in drawn[d][seed]]
     return pd.DataFrame(rows, columns=["seed", "id", "label", "kind", "phase"])

@@ -84,7 +84,7 @@ def train_seeds(
     (class shares, (C,)), logits (N, C) of each set of images in `shown`, and what `look(seed, model)` adds, all of the model read back from its file.
     """
     own, t = params.regime(regime), params.train
-    extra = {"real_weight": 1.0, "logit_tau": 0.0, "first": 1.0} | own.model_dump()
+    extra = {"real_weight": 1.0, "first": 1.0} | own.model_dump()
     number = {c: i for i, c in enumerate(classes)}
     rare = [number[d] for d in sorted(params.rare)]
     used = sorted(rows["id"].unique())
@@ -106,8 +106,7 @@ def train_seeds(
         score = lambda m: macro_ap(backbone.logits(m, shown["val"]), val_labels)  # noqa: E731
         step = fit(model, pixels[index], labels, recipe, weights=by_row, phases=phases, score=score, tick=lambda: tick(1))
         prior = class_prior(labels, phases, len(classes))
-        if extra["logit_tau"]:
-            shift_bias(model, prior, extra["logit_tau"])
+        shift_bias(model, prior, own.logit_tau)
         path = out / f"seed{seed}.safetensors"
         backbone.save(model, path, half=True)
         saved = backbone.load(t.backbone, len(classes), path)

@@ -15,7 +15,7 @@ from stages.dataset.groups import SEALED
 from stages.runtime.errors import LawError
 
 #: What may differ between two regimes' training: what makes them regimes, and the step that val chose.
-OWN = ("class_weighting", "randaugment", "real_weight", "logit_tau", "first", "select", "selected_step")
+OWN = ("class_weighting", "randaugment", "real_weight", "repeats", "logit_tau", "first", "select", "selected_step")
 #: What must be the same in the record (model.json) of every regime.
 SHARED = ("dataset", "phantom", "classes", "rare", "backbone", "transform", "seeds", "base_hash")
 

@@ -285,7 +285,8 @@ class Train(Block):
 
 
 class Regime(Block):
-    """What sets one regime apart: class weights in the loss (inverse frequency to the power given; 0 is none), RandAugment.
+    """What sets one regime apart: class weights in the loss (inverse frequency to the power given; 0 is none), RandAugment, and logit
+    adjustment on top (`logit_tau` times the log of the class shares it was trained on; 0 is none), chosen on val for every regime alike.
 
     One that is not `enabled` is left out of training and verdict, and both say so.
     """
@@ -293,20 +294,22 @@ class Regime(Block):
     enabled: bool
     class_weighting: Share
     randaugment: bool
+    logit_tau: Annotated[float, Field(ge=0)]
 
 
 class RealRegime(Regime):
-    """`aa_seeds` are trained beside `train.seeds` for real against real (A/A)."""
+    """`aa_seeds` are trained beside `train.seeds` for real against real (A/A). Its prior stays: shifted, it is the control logit_adjust."""
 
+    logit_tau: Annotated[float, Field(ge=0, le=0)]
     aa_seeds: list[PositiveInt]
 
 
 class SyntheticRegime(Regime):
-    """A regime that may be the candidate: `real_weight` is the loss weight of a real image, a synthetic one's is 1; `logit_tau` puts logit
-    adjustment on top (0 is none), as `class_weighting` does class weights."""
+    """A regime that may be the candidate: `real_weight` is the loss weight of a real image, a synthetic one's is 1; `repeats` of each rare
+    class's real images stand beside the synthetic ones, as the control `duplicate` has them."""
 
     real_weight: PositiveFloat
-    logit_tau: Annotated[float, Field(ge=0)]
+    repeats: Natural
 
 
 class Curriculum(SyntheticRegime):
@@ -349,9 +352,11 @@ class Study(Block):
     """Tries on val (`python -m stages.study`): by regime a list of changes to these parameters, as many for one regime as for another.
 
     A try may change `mix` and the regime's own block, the control logit_adjust `evaluate.logit_tau`; what all regimes share it may not.
+    Every try but those of logit_adjust is scored at each `logit_tau`, which no training depends on, and told at its best.
     """
 
     seeds: list[PositiveInt] = Field(min_length=1)
+    logit_tau: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     tries: dict[str, list[dict[str, Any]]] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -363,6 +368,8 @@ class Study(Block):
             other = sorted({key for changes in tries for key in changes} - own)
             if other:
                 raise ValueError(f"a try of {name} changes {other[0]}; it may change {' and '.join(sorted(own))} only")
+            if any("logit_tau" in changes.get(f"train_{name}", {}) for changes in tries):
+                raise ValueError(f"a try of {name} changes logit_tau; every try is scored at each study.logit_tau")
         return self
 
 
