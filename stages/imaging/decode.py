@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stages.imaging.text import burned_in_text
+from stages.runtime.printed import printed
 
 #: Raster formats of Pillow that a signature tells, the common ones first: each is tried in turn. Left out are EPS (Ghostscript
 #: would run, and PostScript is a program), WMF (drawn by Windows alone), and BUFR, GRIB, HDF5 and MPEG (Pillow only names them).
@@ -148,7 +149,8 @@ def is_dicom(data: bytes) -> bool:
 
 @contextmanager
 def _plain_words(data: bytes) -> Iterator[None]:
-    """Every failure inside becomes `Refused`, with a reason that holds no content of the file."""
+    """Every failure inside becomes `Refused`, with a reason that holds no content of the file, and the last that a C library had to say."""
+    printed()  # of an earlier file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; its errors are what counts
@@ -160,8 +162,14 @@ def _plain_words(data: bytes) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise Refused(f"over {MAX_PIXELS:,} pixels when unpacked") from None
     except Exception as error:  # the readers raise nearly every built-in exception on broken files
-        told = re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", str(error))  # no memory addresses, no quoted content
-        raise Refused(f"broken or unsupported image: {' '.join(told.split()) or type(error).__name__}") from None
+        *_, last = ["", *printed().splitlines()]
+        said = f' (the decoder says "{_unquoted(last)}")' if last else ""
+        raise Refused(f"broken or unsupported image: {_unquoted(str(error)) or type(error).__name__}{said}") from None
+
+
+def _unquoted(told: str) -> str:
+    """A library's message in one line, without memory addresses and quoted content."""
+    return " ".join(re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", told).split())
 
 
 def _not_an_image(data: bytes) -> str:
