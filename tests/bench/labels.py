@@ -23,7 +23,7 @@ from stages.runtime.params import Params, read_params
 
 SHARE = 0.05  # of the images get a wrong label
 PLANTINGS = 10  # each with its own seed
-DRAWS = 2000
+DRAWS = 2000  # of the bootstrap over plantings
 
 
 def label_rows(refined: Path, split_csv: Path, params: Params) -> list[list[str]]:
@@ -49,17 +49,17 @@ def label_rows(refined: Path, split_csv: Path, params: Params) -> list[list[str]
         found.append([first.mean(), first.sum() / turned.sum(), turned[listed].mean(), turned[listed].sum() / turned.sum(), len(listed)])
     scores = np.array(found)
     chance = float(np.mean(turned))
-    where = f"{len(training)} phantoms, {turned.sum()} or so of them turned, {PLANTINGS} plantings"
+    where = f"{len(training)} phantoms, about {turned.sum()} of them turned, {PLANTINGS} plantings"
     names = (f"the first {params.data_report.review} of the list", "the whole list")
-    rows_told = []
+    measured = []
     for name, precision, recall in zip(names, scores[:, [0, 2]].T, scores[:, [1, 3]].T, strict=True):
         ratio = f"{precision.mean() / chance:.1f}"
-        rows_told.append([f"share of {name} that is turned ({where})", told(precision), f"chance: {chance:.0%}", ratio, "over 1"])
-        rows_told.append([f"share of the turned labels in {name}", told(recall), "-", "-", "reported"])
-    rows_told.append(
+        measured.append([f"share of {name} that is turned ({where})", told(precision), f"chance: {chance:.0%}", ratio, "over 1"])
+        measured.append([f"share of the turned labels in {name}", told(recall), "-", "-", "reported"])
+    measured.append(
         ["images in the whole list", f"{scores[:, 4].mean():.0f}", f"turned: {turned.sum()}", f"{scores[:, 4].mean() / turned.sum():.1f}", "reported"]
     )
-    return rows_told
+    return measured
 
 
 def planted(training: pd.DataFrame, rng: np.random.Generator) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
