@@ -96,7 +96,7 @@ def _preset_dataset(path: Path) -> str | None:
 
 def places(base: Path) -> list[Place]:
     """The default data set first, then every other one that has a model."""
-    default = read_params(base / "params.yaml").dataset
+    default = read_params(base / "params.yaml", rare_needed=False).dataset
     others = {p.parts[-3] for p in (base / "models").glob("*/*/model.json")} - {default}
     return [Place(base, default, True), *(Place(base, name, False) for name in sorted(others))]
 
@@ -104,7 +104,7 @@ def places(base: Path) -> list[Place]:
 def candidate(place: Place) -> str:
     """The one regime that the verdict is on: the verdict names it, before there is one evaluate.candidate of params.yaml."""
     verdict = place.reports / "verdict.json"
-    return str(read_json(verdict)["candidate"]) if verdict.exists() else read_params(place.root / "params.yaml").evaluate.candidate
+    return str(read_json(verdict)["candidate"]) if verdict.exists() else read_params(place.root / "params.yaml", rare_needed=False).evaluate.candidate
 
 
 def signature(*paths: Path) -> str:
@@ -181,7 +181,7 @@ def load(place: Place, regime: str, content: str) -> Predictor:
     """
     from stages.runtime import determinism  # imports torch
 
-    determinism.fix(read_params(place.root / "params.yaml").threads)
+    determinism.fix(read_params(place.root / "params.yaml", rare_needed=False).threads)
     folder = place.models / regime
     predictor = open_model(folder, read_split(place.split) if place.split.exists() else None)
     with settled():

@@ -128,7 +128,7 @@ def _end(process: subprocess.Popen[bytes], folder: TemporaryDirectory[str]) -> N
 
 def rare(place: artifacts.Place, card: Card) -> dict[str, bool]:
     """The rare diseases, and whether they were learned; of a data set that params.yaml does not name, whatever was learned is rare (`stages.sample`)."""
-    named = read_params(place.root / "params.yaml").rare if place.default else []
+    named = read_params(place.root / "params.yaml", rare_needed=False).rare if place.default else []
     learned = {disease for disease in card.class_names if (place.models / "lora" / disease / "lora.json").exists()}
     return {disease: disease in learned for disease in card.class_names if disease in learned or disease in named}
 

@@ -42,7 +42,7 @@ from stages.quality.labels import review
 from stages.quality.probes import BOX, CHUNK, Images, all_probes
 from stages.quality.report import LEFT_OUT, describe, shortcut_sentence
 from stages.quality.shortcut import audit, with_all_together
-from stages.runtime.errors import run
+from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, write_json, write_text
 from stages.runtime.params import DataReport, read_params
 
@@ -112,7 +112,7 @@ def shortcuts(
     """
     normal = [name for name in card.class_names if card.classes[name].normal]
     acquisition = [name for name in ("burned_in_text", *card.layout.extra) if name in training and name not in BOX]
-    everything = all_probes(training, images, acquisition) if len(training) else []
+    everything = all_probes(training, images, acquisition) if rare and len(training) else []
     found: dict[str, dict[str, Any]] = {}
     drawings: dict[str, Draw] = {}
     for disease in rare:
@@ -149,7 +149,10 @@ def make_warnings(facts: dict[str, Any], card: Card) -> list[str]:
         cal = parts.get("cal", {"groups": 0})["groups"]
         missing = [level for least, level in CONFORMAL.items() if cal < least]
         if missing:
-            said.append(f"cal holds {cal} lesion(s) or patient(s) of {titled(card, name)}: too few for a conformal set at {' or '.join(missing)}")
+            said.append(
+                f"cal holds {cal} lesion(s) or patient(s) of {titled(card, name)}: too few to promise that the model's sets of possible diagnoses "
+                f"hold the true one in {' or '.join(missing)} of cases"
+            )
     if card.layout.group is None:
         said.append("no patient or lesion ids: only near-duplicates tie images together, so one patient may lie on both sides of the split")
     if facts["groups"]["several_labels"]:
@@ -218,12 +221,12 @@ def make_facts(
     }
 
     def labelled(rows: pd.DataFrame) -> list[tuple[NDArray[np.uint8], str]]:
-        return list(zip(images(rows.index.to_numpy()), rows["label"], strict=True))
+        return list(zip(images(rows.index.to_numpy()), rows["label"].map(facts["titles"]), strict=True))
 
     if len(doubts):
         said = [
-            f"labelled {label}; the model says {other} ({share:.0%})"
-            for label, other, share in doubts[["label", "suggested", "probability"]].itertuples(index=False)
+            f"{k}. labelled {facts['titles'][label]}; the model says {facts['titles'][other]} ({share:.0%})"
+            for k, (label, other, share) in enumerate(doubts[["label", "suggested", "probability"]].itertuples(index=False), start=1)
         ]
         told = list(zip(trained_on(doubts["row"].to_numpy()), said, strict=True))
         drawings["labels.png"] = lambda path: pictures.captioned([told[k : k + 5] for k in range(0, len(told), 5)], path)
@@ -245,7 +248,12 @@ def main() -> None:
     parser.add_argument("base", type=Path, metavar="MODELS_BASE")
     parser.add_argument("report", type=Path, metavar="REPORT_DIR")
     args = parser.parse_args()
-    card, params = read_card(args.card), read_params()
+    card, params = read_card(args.card), read_params(rare_needed=False)
+    if unknown := sorted(set(params.rare) - set(card.classes)):
+        raise UserError(
+            f"params.yaml: rare names {', '.join(unknown)}, which {args.card} does not have; it has {', '.join(card.class_names)}. "
+            "Where no class is a disease to be found, as in images without labels, write rare: []"
+        )
     determinism.fix(params.threads)
     table, images = read_facts(args.refined), Pictures(args.refined)
     split = read_split(args.split).set_index("id")["split"]

@@ -25,6 +25,7 @@ import argparse
 import hashlib
 import hmac
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -49,6 +50,7 @@ CACHE = Path(".cache/refine")
 PUBLIC_KEY = "rarelens"
 SHARD = 20_000  # images a Parquet file
 SMALL_CLUSTER = 10  # images that may always be alike, however few there are in all
+Fingerprints = Callable[[Sequence[int]], tuple[NDArray[np.uint64], NDArray[np.uint8]]]
 
 
 def keyed(kind: str, value: str) -> str:
@@ -124,15 +126,13 @@ def refuse_large_cluster(groups: pd.Series, pairs: NDArray[np.int64], limit: flo
         )
 
 
-def group_images(
-    rows: pd.DataFrame, hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8], p: Refine
-) -> tuple[pd.DataFrame, dict[int, str], NDArray[np.int64]]:
-    """Merge the groups of equal and alike images; `rows` is indexed from 0. Returns `rows` with their final group, the rows to leave out
-    with reasons, and the near-duplicate index pairs among those that stay.
+def group_images(rows: pd.DataFrame, fingerprints: Fingerprints, p: Refine) -> tuple[pd.DataFrame, dict[int, str], NDArray[np.int64]]:
+    """Merge the groups of equal and alike images; `rows` is indexed from 0, and `fingerprints` gives hashes and thumbs of its keys. Returns
+    `rows` with their final group, the rows to leave out with reasons, and the near-duplicate index pairs among those that stay.
     """
     left_out, same = exact_duplicates(rows)
     stay = rows.index.difference(list(left_out)).to_numpy()
-    near = near_pairs(hashes[stay], thumbs[stay], p.hash_distance, p.correlation)
+    near = near_pairs(*fingerprints(rows.loc[stay, "key"].tolist()), p.hash_distance, p.correlation)
     if rows["label"].nunique() > 1:  # images of one class are looked at and predicted on: a large group hides nothing and teaches nothing
         refuse_large_cluster(rows.loc[stay, "group"], near, p.max_cluster_share)
     near = stay[near].astype(np.int64)
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("raw", type=Path, metavar="RAW_DIR")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     args = parser.parse_args()
-    card, params = read_card(args.card), read_params()
+    card, params = read_card(args.card), read_params(rare_needed=False)
     p = params.refine
 
     public_ids = not os.environ.get("RARELENS_ID_KEY")
@@ -197,9 +197,9 @@ def main() -> None:
     settings = {"archives": archives, "size": p.size, "frames": p.frames, "seconds": p.file_seconds, "memory_mb": p.file_memory_mb}
     with Store(store_path(CACHE, args.raw, **settings)) as store:
         refine_files(args.raw, list(dict.fromkeys(listing.rows["file"])), p, params.threads, store, len(listing.rows) if archives else 0)
-        facts, hashes, thumbs = store.facts()
-        found = listing.rows.merge(facts.reset_index(names="at"), on=["file", "frame"] if archives else "file")
-        rows, left_out, near = group_images(name_images(found, archives, card.layout.collection), hashes[found["at"]], thumbs[found["at"]], p)
+        facts = store.facts()
+        found = listing.rows.merge(facts, on=["file", "frame"] if archives else "file")
+        rows, left_out, near = group_images(name_images(found, archives, card.layout.collection), store.fingerprints, p)
         kept = rows.drop(index=list(left_out)).sort_values("id", ignore_index=True)
         sources = set(kept["source"])
         copies = {str(rows.at[i, "file"]): reason for i, reason in reversed(left_out.items()) if rows.at[i, "source"] not in sources}
@@ -221,7 +221,7 @@ def main() -> None:
         if kept.empty:
             raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used; {out / 'quarantine.csv'} says why")
         first = ["id", "label", "group", "sha256", "source"]
-        columns = first + [c for c in kept.columns if c not in (*first, "at", "file", "frames", "key", "pixels")]
+        columns = first + [c for c in kept.columns if c not in (*first, "file", "frames", "key", "pixels")]
         images = store.images(kept["key"])
         for start in range(0, len(kept), SHARD):
             part = kept[columns].iloc[start : start + SHARD].reset_index(drop=True)

@@ -159,7 +159,10 @@ def make_split(table: pd.DataFrame, p: Split, rare: list[str]) -> tuple[pd.DataF
     absent = sorted(set(rare) - set(table["label"]))
     if absent:
         known = ", ".join(sorted(set(table["label"])))
-        raise UserError(f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (there are {known})")
+        raise UserError(
+            f"params.yaml: rare names {', '.join(absent)}, of which there is no refined image (there are {known}); "
+            "where no class is a disease to be found, as in images without labels, write rare: []"
+        )
     moved = 0
     if "split" in table:
         if p.base or p.max_images or p.max_train_per_rare_class or p.fold is not None:
@@ -186,7 +189,7 @@ def main() -> None:
     parser.add_argument("refined", type=Path, metavar="REFINED")
     parser.add_argument("out", type=Path, metavar="OUT_CSV")
     args = parser.parse_args()
-    params = read_params()
+    params = read_params(rare_needed=False)
     table = read_table(args.refined, ["id", "label", "group", "split"])  # split is there only where the data fix it
     split, moved = make_split(table, params.split, params.rare)
     write_text(args.out, split[["id", "label", "group", "split", "fold"]].to_csv(index=False, lineterminator="\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from stages.classifier.reading import pixels_or_reason
 from stages.imaging.decode import Refused
 from stages.imaging.refining import Refined, refine_file
+from stages.runtime.printed import printed
 
 leaked: list[bytearray] = []
 
@@ -30,6 +32,11 @@ def misbehave(what: str) -> Iterator[str]:
         leaked.append(bytearray(150 << 20))
     if what == "exit":
         os._exit(3)
+    if what == "print":
+        for _ in range(10_000):
+            ctypes.CDLL(None).write(2, b"C says so\n", 10)
+        print("Python says so", file=sys.stderr)
+        yield printed()
     if what == "process":
         yield str(os.getpid())
     if what == "half":

@@ -77,13 +77,13 @@ def facts_of(
     pairs: list[list[str]] | None = None,
     reasons: list[str] | None = None,
     images: Images | None = None,
-    rare: str = "df",
+    rare: str | None = "df",
 ) -> dict[str, Any]:
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
     refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True}
     own = images or (lambda rows: decode(table["image"].iloc[rows]))
     with threadpool_limits(1):
-        return data_report.make_facts(Card.model_validate(card), [rare], params(), table, own, quarantine, refined, see)[0]
+        return data_report.make_facts(Card.model_validate(card), [rare] if rare else [], params(), table, own, quarantine, refined, see)[0]
 
 
 def test_counts_per_class_and_part_are_true() -> None:
@@ -215,6 +215,8 @@ def test_a_flat_folder_is_described_and_claims_nothing_of_labels() -> None:
     facts = facts_of(toy().assign(label="unlabelled"), CARD | only, rare="unlabelled")
     assert facts["shortcut"]["unlabelled"]["auc"] is None and facts["label_review"] == []
     assert "too few" in describe(facts, ["unlabelled"], [])
+    none = facts_of(toy().assign(label="unlabelled"), CARD | only, rare=None)
+    assert none["shortcut"] == {} and "Not asked: `rare` in params.yaml names no disease" in describe(none, [], [])
 
 
 def test_swapped_labels_head_the_list() -> None:

@@ -82,7 +82,7 @@ def test_text_is_neither_an_image_nor_dicom(text: str) -> None:
 @pytest.mark.parametrize(
     ("start", "told"),
     [(b"%PDF-1.4\n", "PDF"), (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"), (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"),
-     (b"\x28\xb5\x2f\xfd", "zstd"), (b"\0\0\0\x18ftypheic", "HEIC")],
+     (b"\x28\xb5\x2f\xfd", "zstd"), (b"\0\0\0\x18ftypheic", "HEIC"), (b"<svg>", "SVG")],
 )  # fmt: skip
 def test_what_lies_among_images_is_called_by_its_name(start: bytes, told: str) -> None:
     with pytest.raises(Refused, match=told):
@@ -140,9 +140,15 @@ def test_a_compressed_text_chunk_cannot_fill_the_memory() -> None:
     bomb = PngImagePlugin.PngInfo()
     bomb.add(b"zTXt", b"c\0\0" + zlib.compress(bytes(80_000_000)))
     start = time.perf_counter()
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="a text or profile in it unpacks to too much"):
         decode(encoded(scene(), "PNG", pnginfo=bomb))
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
+def test_a_damaged_image_is_told_from_what_never_was_one(kind: str) -> None:
+    with pytest.raises(Refused, match=f"it starts as a {kind} file does"):
+        decode(encoded(scene(), kind)[:9])
 
 
 def test_a_tiff_whose_directories_form_a_ring_ends() -> None:

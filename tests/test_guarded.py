@@ -50,6 +50,13 @@ def test_every_value_of_a_task_comes_before_its_end() -> None:
     assert list(guarded(misbehave, [], LIMITS)) == []
 
 
+def test_what_a_library_prints_is_kept_from_the_terminal_and_can_be_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    said = next(answer for _, answer in guarded(misbehave, ["print"], LIMITS))
+    assert isinstance(said, str) and said.startswith("C says so\n") and 1000 < len(said) <= 1 << 16
+    told = capfd.readouterr().err
+    assert "Python says so" in told and "C says so" not in told
+
+
 def test_tasks_are_drawn_as_they_are_needed() -> None:
     drawn = []
 

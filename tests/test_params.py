@@ -92,6 +92,14 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         read_params(path)
 
 
+def test_no_rare_class_is_enough_to_look_at_data_alone(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text()) | {"rare": []}))
+    assert read_params(path, rare_needed=False).rare == []
+    with pytest.raises(UserError, match=r"rare is empty.* e\.g\. rare: \[df\]"):
+        read_params(path)
+
+
 def test_1e_4_without_a_point_is_a_string_to_yaml_and_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace("  token_lr: 0.005", "  token_lr: 5e-3"))

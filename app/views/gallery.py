@@ -19,7 +19,7 @@ COLUMNS = ["id", "accepted", "reason", "mode", "image"]
 
 def show(choice: frame.Choice) -> None:
     """The whole view."""
-    place, diseases = choice.place, sorted(read_params(choice.place.root / "params.yaml").rare)
+    place, diseases = choice.place, sorted(read_params(choice.place.root / "params.yaml", rare_needed=False).rare)
     st.title("Synthetic images")
     frame.phantom_warning(choice)
     st.markdown(f"{wording.NO_PATIENT} None is in a test set.")

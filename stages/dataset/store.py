@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -21,6 +21,7 @@ from stages.imaging.refining import THUMB, Refined
 from stages.runtime.errors import UserError
 
 SAVE_EVERY = 1.0  # seconds of work that an interruption may cost
+AT_ONCE = 1000  # rows of facts held as Python's own values, which take more room than a table's
 LIBRARIES = (
     "numpy",
     "pillow",
@@ -121,15 +122,21 @@ class Store:
         """The reason for each file that cannot be used."""
         return dict(self._db.execute("SELECT file, reason FROM files WHERE reason IS NOT NULL"))
 
-    def facts(self) -> tuple[pd.DataFrame, NDArray[np.uint64], NDArray[np.uint8]]:
-        """What is light of every image, by file and frame: a table (key and `LIGHT`), hashes (N, 8) and thumbs (N, 32, 32)."""
-        query = "SELECT {} FROM images ORDER BY file, frame"
-        table = pd.DataFrame(self._db.execute(query.format(f"key, {', '.join(LIGHT)}")).fetchall(), columns=["key", *LIGHT])
-        hashes, thumbs = np.empty((len(table), 8), np.uint64), np.empty((len(table), THUMB, THUMB), np.uint8)
-        for i, (hashed, thumb) in enumerate(self._db.execute(query.format("hashes, thumb"))):
+    def facts(self) -> pd.DataFrame:
+        """What is light of every image, by file and frame: key and `LIGHT`."""
+        columns = ["key", *LIGHT]
+        found = self._db.execute(f"SELECT {', '.join(columns)} FROM images ORDER BY file, frame")
+        parts = [pd.DataFrame(rows, columns=columns) for rows in iter(lambda: found.fetchmany(AT_ONCE), [])]
+        return pd.concat(parts or [pd.DataFrame(columns=columns)], ignore_index=True).astype({"burned_in_text": bool})
+
+    def fingerprints(self, keys: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """The hashes (N, 8) and thumbs (N, 32, 32) of the given keys."""
+        hashes, thumbs = np.empty((len(keys), 8), np.uint64), np.empty((len(keys), THUMB, THUMB), np.uint8)
+        for i, key in enumerate(keys):
+            hashed, thumb = self._db.execute("SELECT hashes, thumb FROM images WHERE key = ?", (int(key),)).fetchone()
             hashes[i] = np.frombuffer(hashed, "<u8")
             thumbs[i].flat = np.frombuffer(thumb, np.uint8)
-        return table.astype({"burned_in_text": bool}), hashes, thumbs
+        return hashes, thumbs
 
     def images(self, keys: Iterable[int]) -> Iterator[bytes]:
         """The PNGs of the given keys, one after the other."""

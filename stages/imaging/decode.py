@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stages.imaging.text import burned_in_text
+from stages.runtime.printed import printed
 
 #: Raster formats of Pillow that a signature tells, the common ones first: each is tried in turn. Left out are EPS (Ghostscript
 #: would run, and PostScript is a program), WMF (drawn by Windows alone), and BUFR, GRIB, HDF5 and MPEG (Pillow only names them).
@@ -55,7 +56,11 @@ KNOWN = {
     b"Rar!": "a RAR archive: unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
     b"\xd7\xcd\xc6\x9a": "a Windows metafile, a drawing and not an image",
+    b"<svg": "an SVG drawing: save it as PNG first",
+    b"<?xml": "an XML file, such as an SVG drawing: save a drawing as PNG first",
 }
+#: How the common formats start, to tell a damaged image from what never was one.
+STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF"}
 
 #: How a DICOM dataset without preamble starts: with one of these elements of group 2 (file meta) or 8, and of these types.
 FIRST_TAGS = {struct.pack("<HH", g, e) for g, e in ((2, 0), (2, 1), (2, 2), (2, 16), (8, 0), (8, 1), (8, 5), (8, 8), (8, 18), (8, 22), (8, 24))}
@@ -148,7 +153,8 @@ def is_dicom(data: bytes) -> bool:
 
 @contextmanager
 def _plain_words(data: bytes) -> Iterator[None]:
-    """Every failure inside becomes `Refused`, with a reason that holds no content of the file."""
+    """Every failure inside becomes `Refused`, with a reason that holds no content of the file, and the last that a C library had to say."""
+    printed()  # of an earlier file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; its errors are what counts
@@ -160,15 +166,28 @@ def _plain_words(data: bytes) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise Refused(f"over {MAX_PIXELS:,} pixels when unpacked") from None
     except Exception as error:  # the readers raise nearly every built-in exception on broken files
-        told = re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", str(error))  # no memory addresses, no quoted content
-        raise Refused(f"broken or unsupported image: {' '.join(told.split()) or type(error).__name__}") from None
+        told = _in_words(str(error)) or type(error).__name__
+        if last := printed().splitlines()[-1:]:
+            told += f' (the decoder says "{_in_words(last[0])}")'
+        raise Refused(f"broken or unsupported image: {told}") from None
+
+
+def _in_words(told: str) -> str:
+    """A library's message in one line, without memory addresses and quoted content."""
+    told = " ".join(re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", told).split())
+    if told.startswith("decoder error"):  # and a number
+        return "its pixels cannot be unpacked"
+    return "a text or profile in it unpacks to too much" if "MAX_TEXT_CHUNK" in told or "MAX_TEXT_MEMORY" in told else told
 
 
 def _not_an_image(data: bytes) -> str:
     if not data:
         return "empty file"
-    known = known_as(data)
-    return f"not an image: {known}" if known else "not an image of a known format (JPEG, PNG, TIFF, DICOM and other raster formats)"
+    if known := known_as(data):
+        return f"not an image: {known}"
+    if name := next((name for start, name in STARTS.items() if data.startswith(start)), None):
+        return f"broken image: it starts as a {name} file does, and its header cannot be read"
+    return "not an image of a known format (JPEG, PNG, TIFF, DICOM and other raster formats)"
 
 
 def known_as(data: bytes) -> str | None:

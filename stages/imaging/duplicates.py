@@ -9,6 +9,9 @@ from scipy.sparse.csgraph import connected_components
 
 from stages.imaging.dihedral import dihedral
 
+COMPARED = 2**20  # hashes compared at once: 16 MB
+CLOSE = 512  # pairs of thumbs compared at once: 16 MB, too
+
 
 def near_pairs(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8], distance: int, correlation: float) -> NDArray[np.int64]:
     """Index pairs (P, 2), i < j, sorted, that in some orientation differ in at most `distance` of 64 bits of their `hashes` (N, 8)
@@ -17,14 +20,14 @@ def near_pairs(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8], distance: 
     Every pair of hashes is compared, in blocks: seconds for 10,000 images, minutes for 100,000. Memory does not grow with the pairs compared.
     """
     found = [np.empty((0, 2), np.int64)]
-    block, batch = 256, 4096
+    block = max(1, COMPARED // max(1, len(hashes)))
     for turn in range(hashes.shape[1]):
         turned = np.ascontiguousarray(hashes[:, turn])
         for start in range(0, len(hashes), block):
             differ = np.bitwise_count(hashes[start : start + block, :1] ^ turned[None, start:])
             i, j = np.divmod(np.flatnonzero(differ <= distance), differ.shape[1])
             pairs = np.stack([i, j], 1)[i < j] + start
-            for part in np.array_split(pairs, range(batch, len(pairs), batch)):
+            for part in np.array_split(pairs, range(CLOSE, len(pairs), CLOSE)):
                 alike = np.einsum("phw,phw->p", _unit(thumbs[part[:, 0]]), dihedral(_unit(thumbs[part[:, 1]]))[turn])
                 found.append(part[alike >= correlation])
     return np.unique(np.concatenate(found), axis=0)

@@ -34,8 +34,8 @@ def draw_shortcut(finding: Finding, probe: Probe, positive: NDArray[np.bool_], i
     own = scores[positive & np.isfinite(scores)]
     n = len(own)
     axis.hist(own, bins, weights=np.full(n, 1 / n), color="#e45756", label=f"{n} images of {disease}")
-    axis.axhline(1 / (len(bins) - 1), color="#4c78a8", ls="--", label="if the probe told nothing")
-    axis.set(xlabel=f"share of {against} that is less like {disease}, by this probe", ylabel="share of the images", xlim=(0, 1))
+    axis.axhline(1 / (len(bins) - 1), color="#4c78a8", ls="--", label="if this told nothing")
+    axis.set(xlabel=f"share of {against} that is less like {disease}, by this alone", ylabel="share of the images", xlim=(0, 1))
     axis.legend(loc="upper left")
     order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())]
     ends = {f"least like {disease}": order[:EXTREMES], f"most like {disease}": order[::-1][:EXTREMES]}
@@ -50,7 +50,7 @@ def draw_shortcut(finding: Finding, probe: Probe, positive: NDArray[np.bool_], i
             panel.set_title(f"{title}:" if column == 0 else " ", fontsize=9, loc="left")
             said = disease if positive[k] else f"not {disease}"
             panel.set_xlabel("\n".join([textwrap.shorten(said, 22, placeholder="…"), *([probe.shown[k]] if probe.shown else [])]), fontsize=7)
-    seen = "; grey: what the probe does not see" if probe.seen is not None else ""
+    seen = "; grey: not looked at" if probe.seen is not None else ""
     heading(figure, f"{disease} against {against}: {probe.name}, AUC {finding.auc:.2f} ({finding.low:.2f} to {finding.high:.2f}){seen}")
     save(figure, path)
 

@@ -21,6 +21,17 @@ PUBLIC_IDS = (
     "For patients' data, set it to a secret and refine again."
 )
 LEAST_PROBES = 3  # shown of each disease, the most telling ones
+LISTED = 10  # labels in the table; the picture has all
+PARTS = {
+    "train": "the models learn from it",
+    "val": "for choosing among settings",
+    "cal": "for calibrating the probabilities",
+    "test": "opened once, at the end",
+    "base": "common classes, for a base model of one's own",
+    "oracle": "real images to compare synthetic ones with",
+    "reserve": "kept from all training, for auditing the generator",
+    LEFT_OUT: "over a class's limit in split.max_images",
+}
 
 Facts = Mapping[str, Any]
 
@@ -34,7 +45,7 @@ def shortcut_sentence(title: str, found: Facts) -> str:
     """The warning on a disease whose audit fired."""
     best = max((name for name in found["probes"] if name != found["probe"]), key=found["probes"].__getitem__, default=None)
     alone = f"; the best single one, the {best}, reaches {found['probes'][best]:.2f}" if found["probe"].startswith("everything") and best else ""
-    told = found["probe"] if alone else f"the {found['probe']} alone"
+    told = "all that is not the disease, taken together," if alone else f"the {found['probe']} alone"
     return (
         f"{SHORTCUT}: {told} tells {title} from {found['against']} with AUC {interval(found)} "
         f"where 0.5 is nothing and 1 is perfect (p = {found['p']:.3f}, {found['n']} training images{alone})"
@@ -60,15 +71,17 @@ def describe(facts: Facts, rare: Sequence[str], pictures: Sequence[str]) -> str:
         "## Can the label be read without seeing the disease?",
         "A simple model was given only what is *not* the disease: the border of the picture, what lies outside the lesion (where its box is known), "
         "and the file's size, shape, format and compression. It was tested on patients or lesions that it had not seen, training images only. "
-        "An AUC of 0.5 is guessing, 1 is perfect. It is a warning when luck gives as much in under 1 of 100 trials and the interval lies over 0.60.",
-        markdown([["disease", "told from", "most telling", "AUC (95%)", "p", "images", "of the disease", "warning"], *_shortcut_rows(facts)]),
+        "The AUC is how often, of an image with the disease and one without, it takes the right one for diseased: 0.5 is guessing, 1 is perfect. "
+        "It is a warning when luck gives as much (p) in under 1 of 100 trials and the interval lies over 0.60.",
+        *_shortcuts(facts),
     ]
     for disease, found in facts["shortcut"].items():
         if found["auc"] is not None:
             ranked = sorted(found["probes"].items(), key=lambda item: (-item[1], item[0]))[:LEAST_PROBES]
             told = ", ".join(f"{name} {auc:.2f}" for name, auc in ranked)
-            sections += [f"{titles[disease]}: {told}.", *picture(f"data/shortcut_{disease}.png", f"{titles[disease]}: what gives it away")]
-    if not facts["boxes"]:
+            sections += [f"Most telling of {titles[disease]}, with AUC: {told}."]
+            sections += picture(f"data/shortcut_{disease}.png", f"{titles[disease]}: what gives it away")
+    if facts["shortcut"] and not facts["boxes"]:
         sections.append(
             "These data have no boxes around the lesions: where a lesion or its surroundings reach the edge of the picture, the border shows part of "
             "the disease, and a moderate AUC may be that. The pictures above tell which."
@@ -88,36 +101,41 @@ def _counts(facts: Facts, rare: Sequence[str]) -> list[str]:
         cells = [f"{counts[p]['images']} / {counts[p]['groups']}" if p in counts else "0" for p in parts]
         rows.append([f"{title} ({name}, rare)" if name in rare else f"{title} ({name})", *cells])
     groups = facts["groups"]
-    spread = ", ".join(f"{n} with {size}" for size, n in groups["images_a_group"].items())
+    spread = ", ".join(f"{n} of {size}" for size, n in groups["images_a_group"].items())
+    told = "; ".join(f"{part}: {PARTS[part]}" for part in parts)
     return [
         "## How many",
-        "Images / groups. A group is a patient, a lesion, or pictures that are copies of each other; it never lies in two parts.",
+        f"Images / groups. A group is a patient, a lesion, or pictures that are copies of each other; it never lies in two parts. {told}.",
         markdown(rows),
-        f"{facts['images']} images in {groups['count']} groups. Images a group: {spread}.",
+        f"{facts['images']} images in {groups['count']} groups: {spread} image(s).",
     ]
 
 
-def _shortcut_rows(facts: Facts) -> list[list[str]]:
-    rows = []
+def _shortcuts(facts: Facts) -> list[str]:
+    if not facts["shortcut"]:
+        return ["Not asked: `rare` in params.yaml names no disease."]
+    rows = [["disease", "told from", "most telling", "AUC (95%)", "p", "images", "of the disease", "warning"]]
     for disease, found in facts["shortcut"].items():
         numbers = ["", "too few", ""] if found["auc"] is None else [found["probe"], interval(found), f"{found['p']:.3f}"]
         rows.append(
             [facts["titles"][disease], found["against"], *numbers, str(found["n"]), str(found["n_positive"]), "yes" if found["fires"] else "no"]
         )
-    return rows
+    return [markdown(rows)]
 
 
 def _attributes(facts: Facts) -> list[str]:
     if not facts["attributes"]:
-        return ["## What is known of the patients", "Nothing: the table has no age, sex, site or other attribute."]
+        return ["## What is known of the patients", "Nothing: no age, sex, site or other attribute came with the images."]
     rows = [["attribute", "known", "missing", "values"]]
     for name, found in facts["attributes"].items():
         levels = found.get("values") or {k: f"{v:g}" for k, v in found.items() if k not in ("known", "missing", "values")}
-        rows.append([name, str(found["known"]), str(found["missing"]), ", ".join(f"{k}: {v}" for k, v in levels.items())])
+        rows.append([name.replace("_", " "), str(found["known"]), str(found["missing"]), ", ".join(f"{k}: {v}" for k, v in levels.items())])
     sections = ["## What is known of the patients", markdown(rows)]
     if facts["confounded"]:
         head = ["attribute", "strength", "measure", "p", "groups"]
-        strengths = [[k, f"{v['strength']:.2f}", v["measure"], f"{v['p']:.3f}", str(v["groups"])] for k, v in facts["confounded"].items()]
+        strengths = [
+            [k.replace("_", " "), f"{v['strength']:.2f}", v["measure"], f"{v['p']:.3f}", str(v["groups"])] for k, v in facts["confounded"].items()
+        ]
         sections += [
             "What goes with the diagnosis before any picture is looked at (training images, a group counts once). Strength: 0 is nothing, 1 gives the "
             f"diagnosis away, from {STRONG} on it is a warning. p: how often luck gives as much.",
@@ -139,16 +157,21 @@ def _alike(facts: Facts) -> list[str]:
 
 
 def _review(facts: Facts) -> list[str]:
-    rows = facts["label_review"]
+    rows, titles = facts["label_review"], facts["titles"]
     if not rows:
         return ["No list: no image stands out, or fewer than two classes have ten groups."]
     head = "These are the training images where the label and a simple model disagree most, each judged by a model that had not seen its group. "
     return [
-        head + "The model is a simple one and often wrong: the list is for a person to look at, it does not say that a label is wrong.",
+        head + "The model is a simple one and often wrong: the list is for a person to look at, it does not say that a label is wrong. "
+        f"The first {min(LISTED, len(rows))} of {len(rows)} are named here, and all are in the picture and in data.json; in the refined table the "
+        "SHA-256 of the raw file stands beside the id.",
         markdown(
             [
-                ["id", "label", "the model says", "its probability"],
-                *([r["id"], r["label"], r["suggested"], f"{r['probability']:.2f}"] for r in rows[:10]),
+                ["", "id", "label", "the model says", "how sure it is"],
+                *(
+                    [str(k), row["id"], titles[row["label"]], titles[row["suggested"]], f"{row['probability']:.0%}"]
+                    for k, row in enumerate(rows[:LISTED], start=1)
+                ),
             ]
         ),
     ]
@@ -159,17 +182,18 @@ def _files(facts: Facts) -> list[str]:
     kinds = [[facts["titles"][name], ", ".join(f"{kind}: {n}" for kind, n in found.items())] for name, found in raw["kinds"].items()]
     sizes = ", ".join(f"{size}: {n}" for size, n in raw["sizes"].items())
     few, many = raw["file_bytes"]["min"], raw["file_bytes"]["max"]
+    which = f", the {len(raw['sizes'])} most frequent of {raw['different_sizes']}" if len(raw["sizes"]) < raw["different_sizes"] else ""
     sections = [
         "## The files as they came",
         markdown([["class", "format and mode"], *kinds]),
-        f"Sizes in px ({raw['different_sizes']} different; the most frequent): {sizes}. Bytes a file: {few} to {many}.",
+        f"Sizes in px{which}: {sizes}. Bytes a file: {few:,}" + (f" to {many:,}." if many > few else "."),
     ]
     if facts["public_ids"] and not facts["phantom"]:
         sections.append(PUBLIC_IDS)
     if facts["burned_in_text"] is not None:
-        told = ", ".join(f"{facts['titles'][name]}: {n}" for name, n in facts["burned_in_text"].items())
-        sections.append(f"Images with burned-in text: {told}. {TEXT_MISSES}")
+        told = ", ".join(f"{facts['titles'][name]}: {n}" for name, n in facts["burned_in_text"].items() if n)
+        sections.append(f"Images with burned-in text: {told or 'none found'}. {TEXT_MISSES}")
     quarantined = sum(facts["quarantine"].values())
     reasons = [[str(n), reason.replace("|", "/")] for reason, n in facts["quarantine"].items()]
-    left_out = [f"{quarantined} files were not used (quarantine.csv names them):", markdown([["files", "why"], *reasons])]
+    left_out = [f"{quarantined} file(s) were not used (quarantine.csv names them):", markdown([["files", "why"], *reasons])]
     return [*sections, "## What was left out", *(left_out if reasons else ["Nothing was left out."])]

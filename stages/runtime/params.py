@@ -377,7 +377,7 @@ class Params(Block):
     """The whole of params.yaml."""
 
     dataset: DatasetName
-    rare: list[str] = Field(min_length=1)
+    rare: list[str]
     threads: PositiveInt
     phantom: Phantom
     refine: Refine
@@ -437,9 +437,15 @@ class Params(Block):
 REGIMES = tuple(f.removeprefix("train_") for f in Params.model_fields if f.startswith("train_"))
 
 
-def read_params(path: str | Path = "params.yaml") -> Params:
-    """The checked params file; `UserError` names every wrong key."""
+def read_params(path: str | Path = "params.yaml", rare_needed: bool = True) -> Params:
+    """The checked params file; `UserError` names every wrong key. Stages that only look at data need no class in `rare`: images
+    without labels have none."""
     try:
-        return Params.model_validate(read_yaml(path))
+        params = Params.model_validate(read_yaml(path))
     except ValidationError as error:
         raise explain(error, path) from None
+    if rare_needed and not params.rare:
+        raise UserError(
+            f"{path}: rare is empty, which is enough for refine, split and data_report alone; name the diseases to learn, e.g. rare: [df]"
+        )
+    return params

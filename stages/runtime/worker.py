@@ -4,7 +4,7 @@
 
 It imports nothing but what the function it is sent needs, and ends when its parent does. Its parent watches the time. Memory is limited
 by RLIMIT_DATA: it counts what the process writes to, heap and buffers, and not, as RLIMIT_AS does, the address space that libraries and
-threads only reserve.
+threads only reserve. What C libraries print is caught (`stages.runtime.printed`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
+from stages.runtime.printed import catch
+
 OUT_OF_MEMORY = 77  # exit status
 
 
@@ -24,6 +26,7 @@ def serve(connection: Connection) -> None:
     function, limits = connection.recv()
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_mb << 20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    catch()
     connection.send("ready")
     while True:
         task = connection.recv()

@@ -24,9 +24,11 @@ from stages.imaging.phantoms import CLASSES, COMMON, RARE, draw_lesion, render, 
 from stages.runtime.files import write_text
 from stages.runtime.markdown import markdown
 from stages.runtime.params import Params, read_params
+from tests.bench.labels import label_rows
 from tests.bench.odd import odd_rows
 from tests.bench.page import page_rows
 from tests.bench.refining import refine_rows
+from tests.bench.reporting import report_rows
 from tests.bench.text import pictures, text_rates
 
 HEAD = ["what", "measured", "peer or limit", "ratio", "wanted"]
@@ -126,12 +128,13 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params()
     determinism.fix(params.threads)
-    speed = [*phantom_speed(), *refine_rows(params), *cpu_capability()]
+    speed = [*phantom_speed(), *refine_rows(params), *report_rows(params), *cpu_capability()]
     parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads.", "## Speed", markdown([HEAD, *speed])]
     parts += ["## The page", markdown([HEAD, *page_rows(Path.cwd())])]
     if SHARED.exists():
         files = [row for name in ("odd_images", "odd_dicom") for row in odd_rows(SHARED / f"{name}.tar", params)]
         parts += ["## Odd and hostile files, and burned-in text", markdown([HEAD, *files, *burned_in_rows()])]
+    parts += ["## The list of doubtful labels", markdown([HEAD, *label_rows(Path("data/refined/phantom"), Path("data/splits/phantom.csv"), params)])]
     if not args.no_bars:
         parts += ["## models/base", markdown([HEAD, *base_bars(params)])]
     write_text(args.out, "\n\n".join(parts) + "\n")

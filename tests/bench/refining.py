@@ -103,12 +103,16 @@ def stage(folder: Path, params: Params) -> tuple[tuple[float, float], float]:
     values["refine"] |= {"max_cluster_share": 1.0}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
-    start = time.perf_counter()
     # The images lie beside the card, so the two YAML files end in quarantine.
+    return watched(folder, "stages.refine", "card.yaml", ".", "../out")
+
+
+def watched(folder: Path, stage: str, *arguments: str) -> tuple[tuple[float, float], float]:
+    """Run a stage in `folder`; the peak memory (MB) of its main process and of its largest worker, and its seconds."""
+    start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "stages.refine", "card.yaml", ".", "../out"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", stage, *arguments], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
+    )
     peak = {"main": 0.0, "worker": 0.0}
     while process.poll() is None:
         peak["main"] = max(peak["main"], high_water(process.pid))
