@@ -53,7 +53,15 @@ class Graph:
         if fold in self.stops:
             return 1
         shown = {str(s): {c: {"real": fold, "synthetic": 2, "oracle": 0} for c in CLASSES} for s in SEEDS}
-        training = {"class_weighting": 0.0, "randaugment": False, "logit_tau": 0.0, "real_weight": 1.0, "repeats": 0, "select": "random", "start_sha256": "s"}
+        training = {
+            "class_weighting": 0.0,
+            "randaugment": False,
+            "logit_tau": 0.0,
+            "real_weight": 1.0,
+            "repeats": 0,
+            "select": "random",
+            "start_sha256": "s",
+        }
         for regime in TRAINED:
             write_json(Path("models/tiny", regime, "model.json"), {"exposures": shown, "training": training})
         write_json(Path("models/tiny/oracle/absent.json"), {"regime": "oracle", "reason": "none to spare"})

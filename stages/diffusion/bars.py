@@ -21,7 +21,7 @@ from stages.imaging.phantoms import COMMON, RARE, SITES, SKIN_TONES
 from stages.metrics.generative import kid_interval
 from stages.runtime.params import Augment
 
-GUIDANCE, STEPS = 3.0, 20
+GUIDANCE, STEPS = 4.0, 20
 ATTRIBUTES = {"skin_tone": SKIN_TONES, "site": SITES}
 
 
