@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import access, artifacts, risk, settings, uploads, wording
+from app import access, artifacts, risk, settings, uploads, wording, wording_risk
 from app.uploads import MAX_BYTES
 from stages.classifier.prediction import Presence, Result, answers
 from stages.dataset.card import read_card
@@ -91,7 +91,7 @@ class Steps(BaseModel):
     after_image_interval: risk.Bounds
     level: risk.Level
     examples: bool
-    assumption: str = wording.INDEPENDENCE
+    assumption: str = wording_risk.INDEPENDENCE
 
 
 class Service:

@@ -17,7 +17,7 @@ from reportlab.lib.units import mm
 from reportlab.platypus import Flowable, HRFlowable, KeepInFrame, Paragraph, SimpleDocTemplate, Spacer, Table
 from reportlab.platypus import Image as Picture
 
-from app import wording
+from app import wording, wording_result
 from stages.classifier.prediction import Result
 from stages.dataset.card import Card
 
@@ -60,10 +60,10 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     ranked = sorted(told["p"], key=lambda name: -told["p"][name])
     rows = [["Diagnosis", "Of 1,000 images like this", "Range over models", "Answer"]]
     for name in ranked:
-        answer = wording.PRESENCE[told["present"][name]][0] if name in told["present"] else ""
+        answer = wording_result.PRESENCE[told["present"][name]][0] if name in told["present"] else ""
         rows.append([titles[name], wording.of_1000(told["p"][name]), wording.span(*told["range_over_models"][name]), answer])
     table = Table(rows, hAlign="LEFT", style=[("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("FONT", (0, 0), (-1, 0), "Helvetica-Bold")])
-    sets = [text(wording.conformal(coverage, names, titles).replace("**", "")) for coverage, names in told["conformal_sets"].items()]
+    sets = [text(wording_result.conformal(coverage, names, titles).replace("**", "")) for coverage, names in told["conformal_sets"].items()]
     refer = [text(f"Refer: {'; '.join(told['refer'])}.")] if told["refer"] else []
     files = [text(f"{one['name']}: sha256 {one['sha256']}{', left out: ' + one['reason'] if one['reason'] else ''}", small) for one in told["files"]]
     hashes = [text(f"{name}: {value}", small) for name, value in told["hashes"].items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from app import wording
+from app import wording, wording_risk
 from tests import browser
 from tests.tiny_root import build, phantom_png
 
@@ -32,7 +32,7 @@ def test_upload_and_read_the_result(address: str, chromium: Browser, tmp_path: P
     page = browser.open_page(chromium, address, width)
     browser.read_image(page, phantom_png())
     text = page.inner_text("body")
-    for expected in ("Dermatofibroma", "of 1,000", wording.PHANTOM, wording.INDEPENDENCE, "model (md5)"):
+    for expected in ("Dermatofibroma", "of 1,000", wording.PHANTOM, wording_risk.INDEPENDENCE, "model (md5)"):
         assert expected in text
     notice = page.get_by_text(wording.NOTICE).last
     page.get_by_role("heading", name="Where this comes from").scroll_into_view_if_needed()

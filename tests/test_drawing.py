@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import drawing, wording
+from app import drawing, wording_synthetic
 from app.artifacts import Place
 from app.drawing import Drawing
 from stages.dataset.card import read_card
@@ -87,7 +87,7 @@ def test_images_are_marked_named_and_taken_away(root: Path, monkeypatch: pytest.
     assert "Not learned yet, so it cannot be drawn: vascular lesion." in words(page)
     own = until(order(page), 4)
     page.run()
-    assert not page.exception and not page.error and wording.NO_PATIENT in words(page)
+    assert not page.exception and not page.error and wording_synthetic.NO_PATIENT in words(page)
     assert [text.value for text in page.subheader] == ["Accepted: 1", "Not accepted after the last try: 2"]
     assert any("does not know" in text.value and "zebra" in text.value for text in page.warning)
     with zipfile.ZipFile(io.BytesIO(own.archive())) as archive:
@@ -150,7 +150,7 @@ def test_an_empty_text_is_refused(root: Path) -> None:
 
 
 def test_what_is_said_of_an_image() -> None:
-    assert wording.drawn(0.93, 1, "") == "AI-generated: judge 93%"
-    assert wording.drawn(0.2, 4, "judge") == "AI-generated: the judge does not see what was asked for, judge 20%, try 4"
-    assert wording.drawn(None, 1, "") == "AI-generated: not judged" and wording.reason("other") == "other"
-    assert [wording.duration(s) for s in (4, 41, 200)] == ["a few seconds", "40 seconds", "3 minutes"]
+    assert wording_synthetic.drawn(0.93, 1, "") == "AI-generated: judge 93%"
+    assert wording_synthetic.drawn(0.2, 4, "judge") == "AI-generated: the judge does not see what was asked for, judge 20%, try 4"
+    assert wording_synthetic.drawn(None, 1, "") == "AI-generated: not judged" and wording_synthetic.reason("other") == "other"
+    assert [wording_synthetic.duration(s) for s in (4, 41, 200)] == ["a few seconds", "40 seconds", "3 minutes"]

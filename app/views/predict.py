@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import artifacts, frame, measured, opinion, risk, uploads, wording
+from app import artifacts, frame, measured, opinion, risk, uploads, wording, wording_result, wording_risk
 from stages.classifier.prediction import Presence, Result, answer_case
 from stages.imaging.decode import Refused
 from stages.metrics.verdict import WHAT
@@ -100,7 +100,7 @@ def show_rates(choice: frame.Choice, info: dict[str, Any]) -> None:
         return
     titles = {key: entry.title for key, entry in choice.card.classes.items()}
     with st.expander("On which images it may speak"):
-        rates = wording.refusal_rates(info["ood"], measured.refused(choice.place, choice.regime), titles)
+        rates = wording_result.refusal_rates(info["ood"], measured.refused(choice.place, choice.regime), titles)
         st.table(pd.DataFrame(rates, columns=["Diagnosis", "Refused in the calibration set", "Refused on test images"]), hide_index=True)
         frame.small(
             f"It refuses what lies farther from its training images than {100 * (1 - info['ood']['level']):.0f} of 100 calibration images of each "
@@ -135,7 +135,7 @@ def show_result(choice: frame.Choice, views: list[View], result: Result, info: d
     )
     st.subheader("Diagnoses it cannot exclude")
     for coverage, names in result.conformal.items():
-        st.markdown(wording.conformal(coverage, names, titles))
+        st.markdown(wording_result.conformal(coverage, names, titles))
     frame.small(
         "Such a list covers the true diagnosis in that share of patients on average, whatever the diagnosis, "
         "for patients like those in the calibration set. It promises nothing for others."
@@ -152,10 +152,10 @@ def show_presence(
 ) -> None:
     """Present, not present or cannot say, the frequency behind it, how often such an answer is right, the lesions its threshold stands on."""
     title = choice.card.classes[disease].title
-    word, icon, colour = wording.PRESENCE[answer]
+    word, icon, colour = wording_result.PRESENCE[answer]
     with st.container(border=True):
         st.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
-        st.markdown(wording.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"])))
+        st.markdown(wording_result.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"])))
         default, origin = risk.default_prior(choice.card.risk, disease, info["prior_cal"])
         percent = st.number_input(
             f"Of 100 such patients, how many have {title} (before answers and image)",
@@ -167,10 +167,10 @@ def show_presence(
             key=prior_key(choice, disease),
             help=f"Preset: {origin}. Enter the share among your own patients.",
         )
-        if line := wording.right(answer, measured.value_of_answer(answer, tested, percent / 100), percent / 100):
+        if line := wording_result.right(answer, measured.value_of_answer(answer, tested, percent / 100), percent / 100):
             st.markdown(line)
-        frame.small(wording.tested(title, tested))
-        frame.small(wording.basis(info["thresholds"][disease]))
+        frame.small(wording_result.tested(title, tested))
+        frame.small(wording_result.basis(info["thresholds"][disease]))
 
 
 def show_why(choice: frame.Choice, content: str, view: View, result: Result) -> None:
@@ -184,7 +184,7 @@ def show_why(choice: frame.Choice, content: str, view: View, result: Result) -> 
     with right:
         asked = st.selectbox("What speaks for", classes, index=classes.index(result.predicted), format_func=lambda c: wording.heading(titles[c]))
         strength = st.slider("Strength of the map", 0, 100, 60, format="%d%%")
-        st.markdown(wording.NO_PROOF)
+        st.markdown(wording_result.NO_PROOF)
     warmth = explainer.heat(view.seen, classes.index(asked))
     left.image(frame.overlay(view.shown, warmth, strength / 100), caption=f"What speaks for {titles[asked]}: orange.", alt="Map", width="stretch")
     if not choice.place.refined.exists() or not choice.place.split.exists():
@@ -194,7 +194,7 @@ def show_why(choice: frame.Choice, content: str, view: View, result: Result) -> 
             column.image(
                 one.picture, caption=f"{wording.heading(titles[one.label])} (similarity {one.similarity:.2f})", alt=titles[one.label], width="stretch"
             )
-        frame.small(f"{wording.ALIKE} Real training images, one a lesion; licence {choice.card.licence}.")
+        frame.small(f"{wording_result.ALIKE} Real training images, one a lesion; licence {choice.card.licence}.")
 
 
 def show_report(choice: frame.Choice, views: list[View], result: Result, info: dict[str, Any], content: str) -> None:
@@ -209,7 +209,7 @@ def show_report(choice: frame.Choice, views: list[View], result: Result, info: d
     if view.seen is None or view.shown is None:
         return
     picture, seen, explainer = view.shown, view.seen, frame.explainer(choice, content)
-    limits = [wording.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
+    limits = [wording_result.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
 
     def pdf() -> bytes:
         """Made when it is asked for: it takes longer than all else on the page."""
@@ -246,7 +246,7 @@ def show_risk(choice: frame.Choice, result: Result, info: dict[str, Any], digest
             answers[key] = "yes" if said == "yes" else "no"
     for disease in result.present:
         show_disease_risk(choice, disease, result, answers, info)
-    frame.small(f"{wording.INDEPENDENCE} {wording.INTERVALS}")
+    frame.small(f"{wording_risk.INDEPENDENCE} {wording_risk.INTERVALS}")
 
 
 def show_disease_risk(choice: frame.Choice, disease: str, said: Result, answers: dict[str, risk.Answer], info: dict[str, Any]) -> None:
@@ -258,19 +258,19 @@ def show_disease_risk(choice: frame.Choice, disease: str, said: Result, answers:
         percent = float(st.session_state[prior_key(choice, disease)])  # entered above, beside the answer
         found = risk.findings(disease, card.symptoms, answers)
         result = risk.assess(percent / 100, found, image, card.risk)
-        word, icon, colour = wording.LEVEL[result.level]
+        word, icon, colour = wording_risk.LEVEL[result.level]
         st.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
-        st.table(pd.DataFrame(wording.steps(result), columns=["Step", "Chance", "Interval", "Of 1,000 such patients"]), hide_index=True)
-        reach = wording.reach([risk.level(p, card.risk) for p in result.after_image_interval])
+        st.table(pd.DataFrame(wording_risk.steps(result), columns=["Step", "Chance", "Interval", "Of 1,000 such patients"]), hide_index=True)
+        reach = wording_risk.reach([risk.level(p, card.risk) for p in result.after_image_interval])
         frame.small(f"{reach}Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
         st.table(
-            pd.DataFrame(wording.evidence(found, image, n_cal[disease]), columns=["Evidence", "Multiplies the odds by", "Interval", "Source"]),
+            pd.DataFrame(wording_risk.evidence(found, image, n_cal[disease]), columns=["Evidence", "Multiplies the odds by", "Interval", "Source"]),
             hide_index=True,
         )
         if any(f.example for f in found):
-            st.warning(wording.EXAMPLE, icon=":material/science:")
+            st.warning(wording_risk.EXAMPLE, icon=":material/science:")
         other = risk.what_if(percent / 100, disease, card.symptoms, answers, image, card.risk)
-        if rows := wording.changed_answers({key: symptom.question for key, symptom in card.symptoms.items()}, answers, other):
+        if rows := wording_risk.changed_answers({key: symptom.question for key, symptom in card.symptoms.items()}, answers, other):
             st.markdown("**If one answer were another**, the chance after the image would be:")
             st.table(pd.DataFrame(rows, columns=["Question", "Yes", "No", "Not asked"]), hide_index=True)
 
