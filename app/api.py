@@ -217,12 +217,9 @@ def create(root: Path) -> FastAPI:
             raise Refused(f"disease: {question.disease!r} is not one of {', '.join(sorted(info['thresholds']))}")
         if unknown := sorted(set(question.answers) - set(card.symptoms)):
             raise Refused(f"answers: no question {', '.join(unknown)}; the card has {', '.join(card.symptoms)}")
-        n_cal, prior = info["n_cal"], info["prior_cal"]
-        positive = n_cal[question.disease]
-        others = sum(n_cal.values()) - positive
-        image = None if question.p is None else risk.image_ratio(question.p, prior[question.disease], positive, others, question.spread)
+        image = None if question.p is None else risk.image_of(info, question.disease, question.p, question.spread)
         found = risk.findings(question.disease, card.symptoms, question.answers)
-        start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, prior)[0]
+        start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, info["prior_cal"])[0]
         result = risk.assess(start, found, image, card.risk)
         return Steps(
             disease=question.disease,

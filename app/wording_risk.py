@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from app.risk import Answer, Assessment, Finding, ImageRatio, Level
+from app.risk import Answer, Assessment, Bounds, Finding, ImageRatio, Level
 from app.wording import Colour, of_1000, percent
 
 INDEPENDENCE = (
@@ -52,13 +53,30 @@ def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: 
 
 def steps(result: Assessment) -> list[tuple[str, str, str, str]]:
     """A row per step of the risk: which, its chance, the chance's interval, and as a natural frequency."""
-    rows = [("Before", percent(result.prior), "as entered", of_1000(result.prior))]
-    for name, p, bounds in (
-        ("After the answers", result.after_symptoms, result.after_symptoms_interval),
-        ("After the image", result.after_image, result.after_image_interval),
-    ):
-        rows.append((name, percent(p), f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds[0] < bounds[1] else "", of_1000(p)))
-    return rows
+    return [
+        ("Before", percent(result.prior), "as entered", of_1000(result.prior)),
+        ("After the answers", percent(result.after_symptoms), between(result.after_symptoms_interval), of_1000(result.after_symptoms)),
+        ("After the image", percent(result.after_image), between(result.after_image_interval), of_1000(result.after_image)),
+    ]
+
+
+def between(bounds: Bounds) -> str:
+    """The interval of a chance; empty where there is none."""
+    return f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds[0] < bounds[1] else ""
+
+
+def chance(p: float, bounds: Bounds) -> str:
+    """A chance 0..1 with its interval: "3.4% (1.2% to 9%)"."""
+    return f"{percent(p)} ({between(bounds)})" if between(bounds) else percent(p)
+
+
+def told_ratio(ratio: Mapping[str, Any] | None, example: bool = False) -> str:
+    """A likelihood ratio {value, interval} with its interval: "× 6 (2 to 18, EXAMPLE)"; None: it changes nothing."""
+    if ratio is None:
+        return "unchanged"
+    told = [f"{low:.3g} to {high:.3g}" for low, high in [ratio["interval"]] if low < high] if ratio["interval"] else []
+    told += ["EXAMPLE"] if example else []
+    return f"{times(ratio['value'])} ({', '.join(told)})" if told else times(ratio["value"])
 
 
 def reach(levels: Sequence[Level]) -> str:

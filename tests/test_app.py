@@ -7,13 +7,14 @@ import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from app import artifacts, measured, wording, wording_result, wording_risk
+from app import artifacts, document, measured, wording, wording_result, wording_risk
 from app.risk import findings, image_ratio
 from stages.classifier.prediction import Result, open_model, predict
 from stages.classifier.reading import read
@@ -80,6 +81,8 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
 
 
 def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(document, "as_json", lambda told: reports.append(told) or "{}")
     page = upload(open_page(root, monkeypatch), phantom_png())
     card = read_card(root / "data/phantom.yaml")
     assert page.number_input[0].value == pytest.approx(1.15)
@@ -101,6 +104,9 @@ def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyP
     evidence = page.table[3].value
     assert evidence.iloc[0].tolist() == [card.symptoms["firm"].question + " Yes", "× 6", "2 to 18", "EXAMPLE, no source opened"]
     assert wording_risk.EXAMPLE in words(page)
+    told = reports[-1]["risk"]
+    assert told["answers"][card.symptoms["firm"].question] == "yes" and reports[0]["risk"]["diseases"]["df"]["prior"] == pytest.approx(0.0115)
+    assert [told["diseases"]["df"][step] for step in ("prior", "after_symptoms", "after_image")] == pytest.approx(expected)
     following = upload(page, phantom_png("vasc"), name="next patient.png")
     assert following.radio[0].value == "not asked"  # another image is another patient
 
