@@ -358,6 +358,7 @@ def test_logic_imports_no_streamlit() -> None:
         "drawing",
         "explain",
         "history",
+        "marking",
         "measured",
         "modelcard",
         "nearest",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, nearest, wording, wording_synthetic
+from app import artifacts, frame, marking, nearest, wording, wording_synthetic
 from stages.dataset.table import decode, read_table
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import encode_marked
@@ -82,7 +82,7 @@ def show_pairs(place: artifacts.Place, disease: str) -> None:
         with row.container(border=True, width=2 * SIZE + 66):
             captions = [wording_synthetic.GENERATED, "Real training image"]
             synthetic, real = decode([pair.synthetic, pair.real], SIZE)
-            st.image([encode_marked(synthetic), encode_png(real)], caption=captions, alt=captions, width=SIZE)
+            st.image([encode_marked(marking.banded(synthetic)), encode_png(real)], caption=captions, alt=captions, width=SIZE)
             frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording_synthetic.mode(pair.mode)}.")
     frame.small(wording_synthetic.DISTANCE)
 

@@ -82,7 +82,10 @@ def watch(current: drawing.Drawing, expected: bool) -> None:
         show_pictures(pictures)
         if not running:
             st.download_button("Take all images (ZIP)", current.archive, "rarelens-ai-generated.zip", "application/zip", on_click="ignore")
-            frame.small("Every file says inside that AI made it (IPTC digital source type). The list in it names the tries and what the judge said.")
+            frame.small(
+                "In the folder look, each picture says in itself that AI made it: pass on these. The folder train has the images as they were drawn, "
+                "for training, where only the file says so (IPTC digital source type), and a list that names the tries and what the judge said."
+            )
 
 
 def show_pictures(pictures: list[drawing.Drawn]) -> None:
