@@ -82,7 +82,12 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
 
 def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(document, "as_json", lambda told: reports.append(told) or "{}")
+
+    def as_json(told: dict[str, Any]) -> str:
+        reports.append(told)
+        return "{}"
+
+    monkeypatch.setattr(document, "as_json", as_json)
     page = upload(open_page(root, monkeypatch), phantom_png())
     card = read_card(root / "data/phantom.yaml")
     assert page.number_input[0].value == pytest.approx(1.15)
