@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import access, artifacts, risk, settings, uploads, wording
+from app import access, artifacts, risk, settings, uploads, wording, wording_risk
 from app.uploads import MAX_BYTES
 from stages.classifier.prediction import Presence, Result, answers
 from stages.dataset.card import read_card
@@ -91,7 +91,7 @@ class Steps(BaseModel):
     after_image_interval: risk.Bounds
     level: risk.Level
     examples: bool
-    assumption: str = wording.INDEPENDENCE
+    assumption: str = wording_risk.INDEPENDENCE
 
 
 class Service:
@@ -217,12 +217,9 @@ def create(root: Path) -> FastAPI:
             raise Refused(f"disease: {question.disease!r} is not one of {', '.join(sorted(info['thresholds']))}")
         if unknown := sorted(set(question.answers) - set(card.symptoms)):
             raise Refused(f"answers: no question {', '.join(unknown)}; the card has {', '.join(card.symptoms)}")
-        n_cal, prior = info["n_cal"], info["prior_cal"]
-        positive = n_cal[question.disease]
-        others = sum(n_cal.values()) - positive
-        image = None if question.p is None else risk.image_ratio(question.p, prior[question.disease], positive, others, question.spread)
+        image = None if question.p is None else risk.image_of(info, question.disease, question.p, question.spread)
         found = risk.findings(question.disease, card.symptoms, question.answers)
-        start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, prior)[0]
+        start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, info["prior_cal"])[0]
         result = risk.assess(start, found, image, card.risk)
         return Steps(
             disease=question.disease,

@@ -15,7 +15,10 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple
 
-from app import artifacts
+import numpy as np
+from PIL import Image
+
+from app import artifacts, marking
 from stages.dataset.card import Card
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.params import read_params
@@ -23,6 +26,13 @@ from stages.runtime.params import read_params
 MOST = 32  # images at once
 CODE = Path(__file__).parents[1]
 LIST, LOG = "samples.csv", "log.txt"
+README = f"""\
+AI made every image here. None shows a patient, none is fit for a diagnosis.
+
+look/   to look at and to pass on: enlarged, with a band below that says "{marking.TEXT}"
+train/  to train on: as they were drawn, pixel for pixel, and the list of them (samples.csv). That AI made them stands inside these
+        files alone (IPTC digital source type), where most viewers do not show it: do not pass them on as pictures.
+"""
 _LIVE: weakref.WeakSet[Drawing] = weakref.WeakSet()
 _GATE = Lock()
 
@@ -109,11 +119,19 @@ class Drawing:
         )
 
     def archive(self) -> bytes:
-        """Every image and the list of them as one ZIP file; the same images give the same bytes."""
+        """Every image as one ZIP file, to look at (the picture itself says that AI made it) and for training (as drawn, with the list of them);
+        the same images give the same bytes.
+        """
+        files = {"README.txt": README.encode()}
+        for path in sorted(self._out.glob("*.png")):
+            with Image.open(path) as picture:
+                files[f"look/AI-generated-{path.name}"] = marking.to_look_at(np.asarray(picture.convert("RGB")))
+        for path in sorted([*self._out.glob("[0-9]*.png"), *self._out.glob(LIST)]):  # not the contact sheet
+            files[f"train/{path.name}"] = path.read_bytes()
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as archive:
-            for path in sorted([*self._out.glob("*.png"), *self._out.glob(LIST)]):
-                archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+            for name, data in files.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
         return out.getvalue()
 
     def _said(self) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import artifacts, wording
+from app import artifacts, marking, wording
 from stages.dataset.card import Card, read_card
 from stages.dataset.table import decode
 from stages.imaging.watermark import encode_marked
@@ -109,8 +109,11 @@ def document(path: Path) -> None:
 
 
 def generated(images: Iterable[bytes], captions: Sequence[str], side: int = 128) -> None:
-    """AI-generated images (encoded) in a row that wraps, `side` px, under captions that say what they are; saved from the page they say it too."""
-    st.image([encode_marked(image) for image in decode(images, side)], caption=list(captions), alt=list(captions), width=side)
+    """AI-generated images (encoded) in a row that wraps, `side` px, under captions that say what they are; saved from the page they say it too, in
+    the picture and in the file.
+    """
+    shown = [encode_marked(marking.banded(image)) for image in decode(images, side)]
+    st.image(shown, caption=list(captions), alt=list(captions), width=side)
 
 
 def check(choice: Choice) -> str:

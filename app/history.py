@@ -6,11 +6,12 @@ import csv
 import io
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict, astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from stages.runtime.errors import UserError
 
@@ -22,12 +23,16 @@ SCHEMA = """CREATE TABLE IF NOT EXISTS reading (
     opinion TEXT NOT NULL DEFAULT '' CHECK (opinion IN ('', 'agree', 'disagree')), comment TEXT NOT NULL DEFAULT '')"""
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Reading:
     """One reading. `who` an e-mail address, "" where nobody signs in; `model` the MD5 of dvc.lock, `data` the SHA-256 of the list of training
-    images, `images` the SHA-256 of each uploaded file, separated by blanks; `result` JSON, as the page's report has it.
+    images, `images` the SHA-256 of each uploaded file, separated by blanks; `result` JSON, as the page's report has it but for files and risk;
+    `opinion` agree, disagree or "" (none given). `id` and `at` (UTC, ISO 8601) are the history's to give: 0 and "" until it has kept the reading.
     """
 
+    id: int = 0
     who: str
+    at: str = ""
     case: str
     dataset: str
     regime: str
@@ -35,23 +40,12 @@ class Reading(NamedTuple):
     data: str
     images: str
     result: str
+    opinion: str = ""
+    comment: str = ""
 
 
-class Row(NamedTuple):
-    """A reading as it is kept; `at` in UTC (ISO 8601), `opinion` agree, disagree or "" (none given)."""
-
-    id: int
-    who: str
-    at: str
-    case: str
-    dataset: str
-    regime: str
-    model: str
-    data: str
-    images: str
-    result: str
-    opinion: str
-    comment: str
+COLUMNS = [field.name for field in fields(Reading)]
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)  # quoted: "case" is a word of SQL
 
 
 class History:
@@ -67,10 +61,9 @@ class History:
 
     def add(self, reading: Reading) -> int:
         """Keep a reading; its number."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        columns = ", ".join(f'"{name}"' for name in ("at", *Reading._fields))
+        values = asdict(reading) | {"id": None, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         with self._open() as database:
-            done = database.execute(f"INSERT INTO reading ({columns}) VALUES ({', '.join('?' * (len(reading) + 1))})", (at, *reading))
+            done = database.execute(f"INSERT INTO reading ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})", [values[name] for name in COLUMNS])
             return int(done.lastrowid or 0)
 
     def judge(self, number: int, case: str, opinion: Opinion | None, comment: str) -> bool:
@@ -79,11 +72,11 @@ class History:
             values = (case, opinion or "", comment, number)
             return database.execute('UPDATE reading SET "case" = ?, opinion = ?, comment = ? WHERE id = ?', values).rowcount == 1
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Reading]:
         """Every reading, the latest first."""
-        columns = ", ".join(f'"{name}"' for name in Row._fields)
         with self._open() as database:
-            return [Row(*row) for row in database.execute(f"SELECT {columns} FROM reading ORDER BY id DESC")]
+            found = database.execute(f"SELECT {_NAMES} FROM reading ORDER BY id DESC")
+            return [Reading(**dict(zip(COLUMNS, row, strict=True))) for row in found]
 
     def erase(self, case: str) -> int:
         """Erase every reading of `case`, from the file's free pages too; how many they were."""
@@ -104,10 +97,10 @@ class History:
             ) from None
 
 
-def as_csv(rows: list[Row]) -> str:
+def as_csv(rows: Sequence[Reading]) -> str:
     """`rows` as CSV with a header. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(Row._fields)
-    writer.writerows([[f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in row] for row in rows])
+    writer.writerow(COLUMNS)
+    writer.writerows([[f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in astuple(row)] for row in rows])
     return out.getvalue()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stages.dataset.card import Ratio, Risk, Symptom
 
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The three steps as probabilities 0..1, the last two with their `interval`, and the level of the last one by the card's cut-offs."""
+    """The three steps as probabilities 0..1, the last two with their `interval`, the level of the last one by the card's cut-offs, and the evidence."""
 
     prior: float
     after_symptoms: float
@@ -60,6 +60,8 @@ class Assessment:
     after_image: float
     after_image_interval: Bounds
     level: Level
+    findings: tuple[Finding, ...]
+    image: ImageRatio | None
 
 
 def odds(p: float) -> float:
@@ -96,6 +98,12 @@ def image_ratio(p: float, prior: float, n_positive: int, n_negative: int, spread
     # The ensemble has a temperature of its own, so that its p may lie beyond its members'.
     members = None if spread is None else (limited(min(p, *spread)), limited(max(p, *spread)))
     return ImageRatio(limited(p), odds(p) / odds(prior), low, high, members)
+
+
+def image_of(info: Mapping[str, Any], disease: str, p: float, spread: Bounds | None) -> ImageRatio | None:
+    """`image_ratio` for `disease` of the model whose model.json is `info`."""
+    positive = info["n_cal"][disease]
+    return image_ratio(p, info["prior_cal"][disease], positive, sum(info["n_cal"].values()) - positive, spread)
 
 
 def findings(disease: str, symptoms: Mapping[str, Symptom], answers: Mapping[str, Answer]) -> tuple[Finding, ...]:
@@ -141,7 +149,7 @@ def assess(prior: float, found: tuple[Finding, ...], image: ImageRatio | None, c
     final = probability(symptoms * (image.value if image else 1.0))
     known = [(f.ratio.value, f.ratio.low, f.ratio.high) for f in found if f.ratio]
     seen = [(image.value, *(image.spread or (image.value, image.value)))] if image else []
-    return Assessment(prior, probability(symptoms), interval(prior, known), final, interval(prior, known + seen), level(final, cut))
+    return Assessment(prior, probability(symptoms), interval(prior, known), final, interval(prior, known + seen), level(final, cut), found, image)
 
 
 def what_if(

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
 REPOSITORY = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium")
@@ -67,10 +67,23 @@ def open_page(opened: Browser, address: str, width: int = 1280, height: int = 90
     return page
 
 
+def choose(page: Page, label: str, option: str) -> None:
+    """Choose from a list of the sidebar."""
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def read_images(page: Page, files: Mapping[str, bytes], before: int = 0) -> None:
+    """Upload images by their names, beside `before` that lie there already, and wait until the page has read all of them."""
+    given: list[FilePayload] = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files.items()]
+    page.locator("input[type=file]").set_input_files(given)
+    count = before + len(files)
+    page.get_by_text("this image (sha256)" if count == 1 else f"image {count} (sha256)").wait_for()  # the last line of the page
+
+
 def read_image(page: Page, data: bytes, name: str = "lesion.png") -> None:
     """Upload an image and wait for its result."""
-    page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": data})
-    page.get_by_text("this image (sha256)").wait_for()  # the last line of the page
+    read_images(page, {name: data})
 
 
 def settle(page: Page) -> None:

@@ -7,13 +7,14 @@ import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from app import artifacts, measured, wording
+from app import artifacts, document, measured, wording, wording_result, wording_risk
 from app.risk import findings, image_ratio
 from stages.classifier.prediction import Result, open_model, predict
 from stages.classifier.reading import read
@@ -72,14 +73,21 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
     shown = dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
     assert shown == {titles[name]: wording.of_1000(p) for name, p in result.probabilities.items()}
     for disease, answer in result.present.items():
-        assert wording.PRESENCE[answer][0] in said and titles[disease] in said
+        assert wording_result.PRESENCE[answer][0] in said and titles[disease] in said
     assert "50 lesions with it and 300 without" in said
     assert wording.NOTICE in said and said.count(wording.PHANTOM) >= 2 and "On any patient." in said
     assert f"model (md5): {artifacts.dvc_hash(root / 'models/phantom/combined')}" in said
-    assert wording.INDEPENDENCE in said
+    assert wording_risk.INDEPENDENCE in said
 
 
 def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[dict[str, Any]] = []
+
+    def as_json(told: dict[str, Any]) -> str:
+        reports.append(told)
+        return "{}"
+
+    monkeypatch.setattr(document, "as_json", as_json)
     page = upload(open_page(root, monkeypatch), phantom_png())
     card = read_card(root / "data/phantom.yaml")
     assert page.number_input[0].value == pytest.approx(1.15)
@@ -95,12 +103,15 @@ def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyP
     expected = [0.1, after / (1 + after), after * image.value / (1 + after * image.value)]
     assert steps["Chance"].tolist() == [wording.percent(x) for x in expected]
     assert steps["Interval"].tolist()[:2] == ["as entered", f"{wording.percent(2 / 11)} to {wording.percent(18 / 27)}"]
-    assert wording.INTERVALS in words(page)
+    assert wording_risk.INTERVALS in words(page)
     other = page.table[4].value.set_index("Question").loc[card.symptoms["firm"].question]
     assert other["Yes"].startswith(f"{wording.percent(expected[2])}, ") and other["Yes"].endswith("(now)") and "(now)" not in other["No"]
     evidence = page.table[3].value
     assert evidence.iloc[0].tolist() == [card.symptoms["firm"].question + " Yes", "× 6", "2 to 18", "EXAMPLE, no source opened"]
-    assert wording.EXAMPLE in words(page)
+    assert wording_risk.EXAMPLE in words(page)
+    told = reports[-1]["risk"]
+    assert told["answers"][card.symptoms["firm"].question] == "yes" and reports[0]["risk"]["diseases"]["df"]["prior"] == pytest.approx(0.0115)
+    assert [told["diseases"]["df"][step] for step in ("prior", "after_symptoms", "after_image")] == pytest.approx(expected)
     following = upload(page, phantom_png("vasc"), name="next patient.png")
     assert following.radio[0].value == "not asked"  # another image is another patient
 
@@ -128,7 +139,7 @@ def test_an_answer_says_how_often_it_is_right(root: Path, monkeypatch: pytest.Mo
     page = upload(open_page(root, monkeypatch), phantom_png())
     said = words(page)
     assert "it found 80 (70 to 90; n = 60) of 100 lesions with dermatofibroma" in said and "too few lesions with vascular lesion to say" in said
-    assert wording.NO_PROOF in said and "What speaks for" in [box.label for box in page.selectbox]
+    assert wording_result.NO_PROOF in said and "What speaks for" in [box.label for box in page.selectbox]
 
 
 def test_a_model_without_a_record_of_its_kind_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,16 +342,16 @@ def test_words() -> None:
         "under 0.01%", "1.15%", "5%", "72.7%", "99.50%", "over 99.99%",
     ]  # fmt: skip
     titles = dict.fromkeys(CLASSES, "x") | {"df": "dermatofibroma", "nv": "nevus"}
-    assert wording.conformal("0.90", ["df", "nv"], titles) == "**90%**: one of: dermatofibroma or nevus."
-    assert "Refer" in wording.conformal("0.95", [], titles) and "Refer" in wording.conformal("0.95", list(CLASSES), titles)
-    assert "not offered" in wording.conformal("0.90", None, titles)
-    assert "too few to claim a sensitivity" in wording.basis({"present": 0.4, "absent": 0.1, "n_positive": 29, "n_negative": 300})
+    assert wording_result.conformal("0.90", ["df", "nv"], titles) == "**90%**: one of: dermatofibroma or nevus."
+    assert "Refer" in wording_result.conformal("0.95", [], titles) and "Refer" in wording_result.conformal("0.95", list(CLASSES), titles)
+    assert "not offered" in wording_result.conformal("0.90", None, titles)
+    assert "too few to claim a sensitivity" in wording_result.basis({"present": 0.4, "absent": 0.1, "n_positive": 29, "n_negative": 300})
     assert wording.plain("a_b*c") == "a\\_b\\*c"
     limited = image_ratio(1.0, 0.2, 10, 40)
-    assert "limited to what they support" in wording.evidence((), limited, 10)[0][3]
-    assert wording.evidence((), image_ratio(0.2, 0.2, 10, 40, (0.1, 0.3)), 10)[0][2] == "0.44 to 1.7 over the models; kept within 0.3 to 13"
-    assert wording.reach(["low", "low"]) == "" and "from low to high" in wording.reach(["low", "high"])
-    assert wording.evidence(findings("nv", {}, {}), None, 0)[0][1] == "unchanged"
+    assert "limited to what they support" in wording_risk.evidence((), limited, 10)[0][3]
+    assert wording_risk.evidence((), image_ratio(0.2, 0.2, 10, 40, (0.1, 0.3)), 10)[0][2] == "0.44 to 1.7 over the models; kept within 0.3 to 13"
+    assert wording_risk.reach(["low", "low"]) == "" and "from low to high" in wording_risk.reach(["low", "high"])
+    assert wording_risk.evidence(findings("nv", {}, {}), None, 0)[0][1] == "unchanged"
 
 
 def test_logic_imports_no_streamlit() -> None:
@@ -352,6 +363,7 @@ def test_logic_imports_no_streamlit() -> None:
         "drawing",
         "explain",
         "history",
+        "marking",
         "measured",
         "modelcard",
         "nearest",
@@ -359,6 +371,9 @@ def test_logic_imports_no_streamlit() -> None:
         "settings",
         "uploads",
         "wording",
+        "wording_result",
+        "wording_risk",
+        "wording_synthetic",
     ):
         assert not re.search(r"^\s*(import|from) streamlit", (REPOSITORY / "app" / f"{name}.py").read_text(), re.MULTILINE)
 

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser
+from sklearn.datasets import load_sample_image
 
-from app import wording
-from tests import browser
-from tests.tiny_root import build, phantom_png
+from app import wording, wording_risk
+from stages.classifier.reading import read
+from stages.imaging.refining import encode_png
+from tests import browser, tiny_ham
+from tests.test_dicom import dataset, written
+from tests.test_ood import foreign as images
+from tests.tiny_root import SIZE, build, phantom_png
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with browser.serve(build(tmp_path_factory.mktemp("root"))) as found:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("root"), shipped=True)
+
+
+@pytest.fixture(scope="module")
+def address(root: Path) -> Iterator[str]:
+    with browser.serve(root) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def photographs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A photograph of each class, new to a model that was trained on others of HAM10000 and now lies beside those of drawings."""
+    if not tiny_ham.ARCHIVE.exists():
+        pytest.skip("needs ../shared/data")
+    return tiny_ham.add(root, tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +47,24 @@ def chromium() -> Iterator[Browser]:
         yield opened
 
 
+def foreign() -> dict[str, bytes]:
+    """A photograph of a temple, and noise."""
+    temple = io.BytesIO()
+    Image.fromarray(load_sample_image("china.jpg")).save(temple, "JPEG")
+    return {"temple.jpg": temple.getvalue(), "noise.png": encode_png(images("noise")[0])}
+
+
+def refused(text: str, names: Iterable[str]) -> list[str]:
+    """Which of the files `names` the page says that the model may not speak on."""
+    return [name for name in names if f"{name} is not read: the model may not speak on it: " in text]
+
+
 @pytest.mark.parametrize("width", [1280, 380])
 def test_upload_and_read_the_result(address: str, chromium: Browser, tmp_path: Path, width: int) -> None:
     page = browser.open_page(chromium, address, width)
     browser.read_image(page, phantom_png())
     text = page.inner_text("body")
-    for expected in ("Dermatofibroma", "of 1,000", wording.PHANTOM, wording.INDEPENDENCE, "model (md5)"):
+    for expected in ("Dermatofibroma", "of 1,000", wording.PHANTOM, wording_risk.INDEPENDENCE, "model (md5)"):
         assert expected in text
     notice = page.get_by_text(wording.NOTICE).last
     page.get_by_role("heading", name="Where this comes from").scroll_into_view_if_needed()
@@ -56,3 +88,26 @@ def test_a_broken_file_and_the_other_views(address: str, chromium: Browser) -> N
     page.goto(f"{address}/generate")
     page.get_by_text("The generator of phantom is not here").wait_for()
     assert "Traceback" not in page.inner_text("body")
+
+
+def test_a_dicom_file_is_read_and_foreign_images_beside_it_get_a_line_each(address: str, chromium: Browser) -> None:
+    dicom = written(dataset(read(phantom_png(), SIZE), "RGB"))
+    others = {**foreign(), "chest X-ray.png": encode_png(images("chest X-ray")[0])}
+    page = browser.open_page(chromium, address)
+    browser.read_images(page, {"lesion.dcm": dicom, **others})
+    text = page.inner_text("body")
+    assert refused(text, ["lesion.dcm", *others]) == list(others) and "What the model says" in text and wording.PHANTOM in text
+
+
+def test_a_model_of_photographs_speaks_on_a_photograph_and_on_nothing_else(address: str, photographs: dict[str, bytes], chromium: Browser) -> None:
+    page = browser.open_page(chromium, address)
+    browser.choose(page, "Data set", tiny_ham.NAME)
+    page.get_by_text("HAM10000 dermoscopy").first.wait_for()
+    others = foreign()
+    browser.read_images(page, others)
+    text = page.inner_text("body")
+    assert refused(text, others) == list(others) and "What the model says" not in text
+    browser.read_images(page, {"lesion.jpg": photographs["nv"]}, len(others))
+    text = page.inner_text("body")
+    assert refused(text, [*others, "lesion.jpg"]) == list(others) and "What the model says" in text
+    assert "of 1,000" in text and "Dermatofibroma" in text and wording.NOTICE in text and wording.PHANTOM not in text

@@ -11,11 +11,16 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app import drawing, wording
+from app import drawing, marking, wording_synthetic
 from app.artifacts import Place
 from app.drawing import Drawing
 from stages.dataset.card import read_card
@@ -87,13 +92,19 @@ def test_images_are_marked_named_and_taken_away(root: Path, monkeypatch: pytest.
     assert "Not learned yet, so it cannot be drawn: vascular lesion." in words(page)
     own = until(order(page), 4)
     page.run()
-    assert not page.exception and not page.error and wording.NO_PATIENT in words(page)
+    assert not page.exception and not page.error and wording_synthetic.NO_PATIENT in words(page)
     assert [text.value for text in page.subheader] == ["Accepted: 1", "Not accepted after the last try: 2"]
     assert any("does not know" in text.value and "zebra" in text.value for text in page.warning)
     with zipfile.ZipFile(io.BytesIO(own.archive())) as archive:
-        assert archive.namelist() == ["0000.png", "0001.png", "samples.csv"]
-        assert all(is_marked(archive.read(name)) for name in archive.namelist()[:2])
-        assert len(pd.read_csv(io.BytesIO(archive.read("samples.csv")))) == 3
+        names = [f"look/AI-generated-000{k}.png" for k in range(2)] + [f"train/000{k}.png" for k in range(2)]
+        assert archive.namelist() == ["README.txt", *names, "train/samples.csv"]
+        assert all(is_marked(archive.read(name)) for name in names)
+        assert len(pd.read_csv(io.BytesIO(archive.read("train/samples.csv")))) == 3
+        drawn = [p.image for p in own.pictures() or [] if p.image is not None]
+        assert [archive.read(name) for name in names[2:]] == drawn  # what trains has the pixels as they were drawn
+        for name, image in zip(names, drawn, strict=False):
+            assert_banded(decode_png(archive.read(name)), decode_png(image))
+        assert b"AI made every image here" in archive.read("README.txt")
     assert [button.label for button in page.button] == ["Draw"] and len(page.get("download_button")) == 1
 
 
@@ -144,13 +155,35 @@ def test_process_and_files_end_with_the_session(root: Path, monkeypatch: pytest.
         os.kill(pid, 0)
 
 
+def decode_png(data: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def assert_banded(shown: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+    """`shown` is `image`, of one colour, enlarged, above a dark band with words that fill half of its width."""
+    side = shown.shape[1]
+    assert side >= 256 and (shown[:side] == image[0, 0]).all()
+    band = shown[side:].astype(int).mean(-1)
+    written = np.flatnonzero((band > 200).any(0))
+    assert len(band) >= side // 10 and band.min() < 40 and written.max() - written.min() > side / 3 and (band < 60).mean() > 0.5
+
+
+@given(st.integers(40, 400), st.integers(40, 400))
+@settings(max_examples=15, deadline=None)
+def test_the_band_leaves_the_image_as_it_is(height: int, width: int) -> None:
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    shown = marking.banded(pixels)
+    assert (shown[:height] == pixels).all() and shown.shape[1] == width and shown.shape[0] >= height + marking.LOW
+    assert len(np.unique(shown[height:])) > 2  # words on the band
+
+
 def test_an_empty_text_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="empty"):
         drawing.start(Place(root, "phantom", True), read_card(root / "data/phantom.yaml"), " ", 1, 0)
 
 
 def test_what_is_said_of_an_image() -> None:
-    assert wording.drawn(0.93, 1, "") == "AI-generated: judge 93%"
-    assert wording.drawn(0.2, 4, "judge") == "AI-generated: the judge does not see what was asked for, judge 20%, try 4"
-    assert wording.drawn(None, 1, "") == "AI-generated: not judged" and wording.reason("other") == "other"
-    assert [wording.duration(s) for s in (4, 41, 200)] == ["a few seconds", "40 seconds", "3 minutes"]
+    assert wording_synthetic.drawn(0.93, 1, "") == "AI-generated: judge 93%"
+    assert wording_synthetic.drawn(0.2, 4, "judge") == "AI-generated: the judge does not see what was asked for, judge 20%, try 4"
+    assert wording_synthetic.drawn(None, 1, "") == "AI-generated: not judged" and wording_synthetic.reason("other") == "other"
+    assert [wording_synthetic.duration(s) for s in (4, 41, 200)] == ["a few seconds", "40 seconds", "3 minutes"]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from stages.runtime.files import read_json
 from tests.test_app import open_page, upload, words
 from tests.tiny_root import build, phantom_png, write_settings
 
-READING = Reading("anne@clinic.example", "case 7", "phantom", "combined", "m" * 32, "d" * 64, "i" * 64, "{}")
+READING = Reading(
+    who="anne@clinic.example", case="case 7", dataset="phantom", regime="combined", model="m" * 32, data="d" * 64, images="i" * 64, result="{}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def called(elements: Any, label: str) -> Any:
 def test_a_reading_is_kept_with_its_opinion(tmp_path: Path) -> None:
     history = History(tmp_path / "h.sqlite")
     number = history.add(READING)
-    history.add(READING._replace(case="case 8"))
+    history.add(replace(READING, case="case 8"))
     assert history.judge(number, "B-12", "disagree", "a scar")
     latest, first = History(tmp_path / "h.sqlite").rows()
     assert (latest.case, latest.opinion) == ("case 8", "")
@@ -45,7 +48,7 @@ def test_a_reading_is_kept_with_its_opinion(tmp_path: Path) -> None:
 
 def test_an_erased_case_is_gone_from_the_file(tmp_path: Path) -> None:
     history = History(tmp_path / "h.sqlite")
-    numbers = [history.add(READING._replace(case=name)) for name in ("erase me", "erase me", "stays")]
+    numbers = [history.add(replace(READING, case=name)) for name in ("erase me", "erase me", "stays")]
     assert history.judge(numbers[0], "erase me", "agree", "a word to forget")
     assert b"a word to forget" in (tmp_path / "h.sqlite").read_bytes()
     assert history.erase("erase me") == 2 and [row.case for row in history.rows()] == ["stays"]
@@ -57,7 +60,7 @@ def test_an_erased_case_is_gone_from_the_file(tmp_path: Path) -> None:
 def test_twenty_sessions_write_at_once(tmp_path: Path) -> None:
     def session(k: int) -> bool:
         history = History(tmp_path / "h.sqlite")
-        return history.judge(history.add(READING._replace(case=str(k))), str(k), "agree", f"by {k}")
+        return history.judge(history.add(replace(READING, case=str(k))), str(k), "agree", f"by {k}")
 
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(session, range(20)))

@@ -1,9 +1,10 @@
-"""The predictor under load: memory that stays flat, and many sessions at once that each get their own answer."""
+"""The predictor and the page under load: memory that stays flat, and many sessions at once that each get their own answer."""
 
 from __future__ import annotations
 
 import gc
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app import artifacts
+from app import artifacts, uploads
 from app.explain import Explainer
 from stages.classifier.prediction import interpret, open_model
 from stages.classifier.predictor import Predictor
-from tests.tiny_root import SIZE, build
+from stages.classifier.reading import read
+from tests.test_app import open_page, upload
+from tests.tiny_root import SIZE, build, phantom_png
 
 SESSIONS = 20
+CASES = ("df", "vasc", "df", "vasc")  # of which a drawing each is read
 GROWTH_MB = 15  # over 500 predictions; keeping the activations of each would take 2,000
 
 
@@ -58,6 +62,26 @@ def test_memory_stays_flat_over_500_predictions(predictor: Predictor, root: Path
     before = resident()
     session(500)
     assert resident() - before < GROWTH_MB
+
+
+def test_a_session_forgets_the_pictures_of_the_case_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures: list[weakref.ref[NDArray[np.uint8]]] = []
+
+    def read_here(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+        views = [read(data, size) for size in sizes]  # not in a process of its own: for time
+        pictures.extend(weakref.ref(view) for view in views)
+        return views
+
+    monkeypatch.setattr(uploads, "read", read_here)
+    page, alive, kept = open_page(root, monkeypatch), [], []
+    for label in CASES:
+        upload(page, phantom_png(label))
+        assert not page.exception and not page.error
+        gc.collect()
+        alive.append(sum(picture() is not None for picture in pictures))
+        kept.append(len(page.session_state.filtered_state))
+    assert len(pictures) == 2 * len(CASES) and max(alive) <= 2, alive  # of a case, what the model sees and what the page shows
+    assert len(set(kept)) == 1, kept  # answers to earlier cases are gone too
 
 
 def test_twenty_sessions_at_once_get_what_one_alone_gets(predictor: Predictor, root: Path) -> None:

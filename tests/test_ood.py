@@ -22,6 +22,9 @@ from stages.runtime.errors import LawError
 from tests.tiny_root import REPOSITORY, SIZE, add_known, drawings, known_images, write_model
 
 
+XRAYS = REPOSITORY.parent / "shared/data/medmnist/pneumoniamnist.npz"
+
+
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     """The shipped backbone, from which every regime starts, as an ensemble of one."""
@@ -52,6 +55,13 @@ def foreign(kind: str) -> NDArray[np.uint8]:
     pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
     corners = [(picture, int(rng.integers(0, 300)), int(rng.integers(0, 120))) for picture in pictures for _ in range(10)]
     return np.stack([np.array(p.crop((x, y, x + 300, y + 300)).resize((SIZE, SIZE))) for p, x, y in corners])
+
+
+@pytest.mark.skipif(not XRAYS.exists(), reason="needs ../shared/data")
+def test_real_chest_x_rays_are_refused(predictor: Predictor) -> None:
+    with np.load(XRAYS) as arrays:
+        scans = [Image.fromarray(scan).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB") for scan in arrays["test_images"][:20]]
+    assert share(predictor, np.stack([np.array(scan) for scan in scans])) > 0.9
 
 
 @pytest.mark.parametrize("kind", ["noise", "chest X-ray", "photograph"])

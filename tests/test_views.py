@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from app import modelcard, nearest, wording
+from app import modelcard, nearest, wording, wording_synthetic
 from app.artifacts import Place
 from stages.dataset.card import read_card
 from stages.dataset.table import read_table, write_table
@@ -55,10 +55,10 @@ def test_synthetic_images_are_marked_beside_real_ones(root: Path, monkeypatch: p
         Image.new("RGB", (8, 8)).save(path)
     page = open_page(root, monkeypatch, "gallery")
     said = words(page)
-    assert not page.exception and "3 drawn, 2 accepted, 1 rejected" in said and wording.NO_PATIENT in said
+    assert not page.exception and "3 drawn, 2 accepted, 1 rejected" in said and wording_synthetic.NO_PATIENT in said
     assert [text.value for text in page.subheader] == [
         "Real, from the training images", "Accepted", "The closest pairs: is one a copy?", "Rejected",
-        wording.AUDIT["accuracy"][0], "New", f"{wording.AUDIT['pairs'][0]} Dermatofibroma.",
+        wording_synthetic.AUDIT["accuracy"][0], "New", f"{wording_synthetic.AUDIT['pairs'][0]} Dermatofibroma.",
     ]  # fmt: skip
     assert any("Dermatofibroma, drawn from words alone: more copies than chance gives." in text.value for text in page.warning)
     assert page.table[0].value.to_numpy().tolist() == [["The judge does not see what was asked for", "1"]]

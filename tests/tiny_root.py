@@ -17,7 +17,7 @@ from stages.imaging.phantoms import CLASSES, RARE, draw_lesion, render, rng_for
 from stages.runtime.files import read_json, sha256, write_json, write_text
 
 REPOSITORY = Path(__file__).parents[1]
-BACKBONE = "mobilenetv3_small_050"
+BACKBONE, SHIPPED = "mobilenetv3_small_050", "test_resnet"
 SIZE = 64
 METRICS = {"accuracy": 0.71, "balanced_accuracy": 0.68, "macro_f1": 0.66, "rare_f1": 0.58, "rare_ap": 0.61, "ece": 0.04}
 
@@ -30,17 +30,24 @@ def phantom_png(label: str = "df", size: int = SIZE) -> bytes:
     return out.getvalue()
 
 
-def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom", n_cal: int = 50) -> None:
-    """An untrained two-seed model in the format of `stages.train`; `n_cal` lesions a class in its calibration set."""
+def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom", n_cal: int = 50, shipped: bool = False) -> None:
+    """An untrained two-seed model in the format of `stages.train`, or with the body of models/base, where every regime starts (`shipped`);
+    `n_cal` lesions a class in its calibration set.
+    """
     import timm
     import torch
     from safetensors.torch import save_file
+
+    from stages.classifier import backbone
 
     folder.mkdir(parents=True)
     weights = {}
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = timm.create_model(BACKBONE, num_classes=len(CLASSES))
+        if shipped:
+            model = backbone.build(SHIPPED, len(CLASSES), REPOSITORY / "models/base/backbone", seed=seed)
+        else:
+            model = timm.create_model(BACKBONE, num_classes=len(CLASSES))
         torch.nn.init.normal_(model.get_classifier().bias, std=1.5)  # so that classes and seeds differ
         file = f"seed{seed}.safetensors"
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / file)
@@ -54,7 +61,7 @@ def write_model(folder: Path, regime: str = "combined", dataset: str = "phantom"
         "classes": list(CLASSES),
         "rare": list(RARE),
         "normal": ["nv"],
-        "backbone": BACKBONE,
+        "backbone": SHIPPED if shipped else BACKBONE,
         "transform": {"size": SIZE, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
         "seeds": [1, 2],
         "aa_seeds": [],
@@ -103,7 +110,9 @@ def add_known(folder: Path, count: int) -> None:
     from stages.classifier import backbone, ood
 
     info = read_json(folder / "model.json")
-    known, record = known_images({s: backbone.load(BACKBONE, len(CLASSES), folder / f"seed{s}.safetensors") for s in map(str, info["seeds"])}, count)
+    known, record = known_images(
+        {s: backbone.load(info["backbone"], len(CLASSES), folder / f"seed{s}.safetensors") for s in map(str, info["seeds"])}, count
+    )
     save_file(known, folder / ood.FILE)
     write_json(folder / "model.json", info | {"ood": {"sha256": sha256(folder / ood.FILE), **record}})
 
@@ -140,16 +149,18 @@ def write_lock(root: Path, path: str, *outs: str) -> None:
     write_text(root / path, yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
 
-def build(root: Path) -> Path:
-    """The whole repository in small under `root`: data set phantom (the default) and a preset's data set, smoke."""
+def build(root: Path, shipped: bool = False) -> Path:
+    """The whole repository in small under `root`: data set phantom (the default) and a preset's data set, smoke. `shipped`: the candidate's
+    networks have the body of models/base, which tells drawings from foreign images as a trained model does.
+    """
     (root / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(REPOSITORY / "params.yaml", root)
     shutil.copy(REPOSITORY / "data" / "phantom.yaml", root / "data")
     card = yaml.safe_load((root / "data" / "phantom.yaml").read_text())
     write_text(root / "data" / "smoke.yaml", yaml.safe_dump(card | {"name": "smoke"}))
     for name, regime in (("phantom", "combined"), ("phantom", "real"), ("smoke", "combined")):
-        write_model(root / "models" / name / regime, regime, name)
-    add_known(root / "models" / "phantom" / "combined", 10)
+        write_model(root / "models" / name / regime, regime, name, shipped=shipped and (name, regime) == ("phantom", "combined"))
+    add_known(root / "models" / "phantom" / "combined", 20 if shipped else 10)
     write_reports(root / "reports" / "phantom")
     outs = [f"reports/phantom/{name}" for name in ("metrics", "figures", "verdict.md", "verdict.json")]
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real", *outs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, measured, modelcard, wording
+from app import artifacts, frame, measured, modelcard, wording, wording_result
 from stages.runtime.files import read_json
 
 ICON = {"met": "✓ met", "in part": "~ in part", "not met": "✗ not met"}
@@ -35,7 +35,7 @@ def show(choice: frame.Choice) -> None:
         st.info(f"Not tested yet: build the reports with `{place.command}`.", icon=":material/info:")
     if "ood" in info:
         titles = {key: entry.title for key, entry in card.classes.items()}
-        rates = wording.refusal_rates(info["ood"], measured.refused(place, choice.regime), titles)
+        rates = wording_result.refusal_rates(info["ood"], measured.refused(place, choice.regime), titles)
         st.table(pd.DataFrame(rates, columns=["Diagnosis", "Refused in the calibration set", "Refused on test images"]), hide_index=True)
     st.header("Reporting guidelines")
     items = modelcard.items(card, info, bool(rows), (place.reports / "audit").exists())

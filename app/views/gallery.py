@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, nearest, wording
+from app import artifacts, frame, marking, nearest, wording, wording_synthetic
 from stages.dataset.table import decode, read_table
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import encode_marked
@@ -22,7 +22,7 @@ def show(choice: frame.Choice) -> None:
     place, diseases = choice.place, sorted(read_params(choice.place.root / "params.yaml", rare_needed=False).rare)
     st.title("Synthetic images")
     frame.phantom_warning(choice)
-    st.markdown(f"{wording.NO_PATIENT} None is in a test set.")
+    st.markdown(f"{wording_synthetic.NO_PATIENT} None is in a test set.")
     here = [disease for disease in diseases if (place.synthetic / disease).exists()]
     if not here:
         st.info(f"No synthetic images here: fetch them with `dvc pull` or build them with `{place.command}`.", icon=":material/info:")
@@ -41,7 +41,7 @@ def show_warnings(choice: frame.Choice) -> None:
         st.warning(f"Not as {lock} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:")
     whole = read_json(record).get("all", {}) if record.exists() else {}
     if told := [*whole.get("stops", []), *whole.get("warnings", [])]:
-        lines = "\n".join(f"- {wording.heading(wording.spelled(text, titles))}." for text in told)
+        lines = "\n".join(f"- {wording.heading(wording_synthetic.spelled(text, titles))}." for text in told)
         st.warning(f"**The audit warns** (shares 0 to 1; brackets: 95% interval):\n\n{lines}", icon=":material/warning:")
 
 
@@ -58,7 +58,7 @@ def show_disease(choice: frame.Choice, disease: str) -> None:
     if not accepted.empty:
         st.subheader("Accepted")
         some = spaced(accepted)
-        frame.generated(some["image"], [f"{wording.GENERATED}, {wording.mode(mode)}" for mode in some["mode"]], SIZE)
+        frame.generated(some["image"], [f"{wording_synthetic.GENERATED}, {wording_synthetic.mode(mode)}" for mode in some["mode"]], SIZE)
     if real_here and not accepted.empty:
         show_pairs(place, disease)
     if not rejected.empty:
@@ -80,11 +80,11 @@ def show_pairs(place: artifacts.Place, disease: str) -> None:
     row = st.container(horizontal=True)
     for number, pair in enumerate(_closest(place, disease, signature), start=1):
         with row.container(border=True, width=2 * SIZE + 66):
-            captions = [wording.GENERATED, "Real training image"]
+            captions = [wording_synthetic.GENERATED, "Real training image"]
             synthetic, real = decode([pair.synthetic, pair.real], SIZE)
-            st.image([encode_marked(synthetic), encode_png(real)], caption=captions, alt=captions, width=SIZE)
-            frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording.mode(pair.mode)}.")
-    frame.small(wording.DISTANCE)
+            st.image([encode_marked(marking.banded(synthetic)), encode_png(real)], caption=captions, alt=captions, width=SIZE)
+            frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording_synthetic.mode(pair.mode)}.")
+    frame.small(wording_synthetic.DISTANCE)
 
 
 @st.cache_data(show_spinner="Looking for the closest training images", max_entries=8)
@@ -96,12 +96,12 @@ def show_rejected(rejected: pd.DataFrame) -> None:
     """How many were rejected for which reason, and some of each."""
     st.subheader("Rejected")
     counts = rejected["reason"].value_counts()
-    rows = [(wording.heading(wording.reason(str(code))), f"{n:,}") for code, n in counts.items()]
+    rows = [(wording.heading(wording_synthetic.reason(str(code))), f"{n:,}") for code, n in counts.items()]
     st.table(pd.DataFrame(rows, columns=["Why", "Images"]), hide_index=True)
     seen = rejected[rejected["image"].notna()]
     some = pd.concat([spaced(part, max(1, SHOWN // len(counts))) for _, part in seen.groupby("reason")]) if len(seen) else seen
     if len(some):
-        frame.generated(some["image"], [f"{wording.GENERATED}: {wording.reason(code)}" for code in some["reason"]], SIZE)
+        frame.generated(some["image"], [f"{wording_synthetic.GENERATED}: {wording_synthetic.reason(code)}" for code in some["reason"]], SIZE)
 
 
 def show_audit(choice: frame.Choice) -> None:
@@ -113,7 +113,7 @@ def show_audit(choice: frame.Choice) -> None:
     said = set()
     for path in figures:
         what, _, disease = path.stem.partition("_")
-        title, told = wording.AUDIT.get(what, (wording.heading(path.stem.replace("_", " ")), ""))
+        title, told = wording_synthetic.AUDIT.get(what, (wording.heading(path.stem.replace("_", " ")), ""))
         st.subheader(f"{title} {wording.heading(choice.card.classes[disease].title)}." if disease in choice.card.classes else title)
         st.image(path.read_bytes(), alt=title)
         if told not in said:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import drawing, frame, wording
+from app import drawing, frame, wording, wording_synthetic
 from stages.diffusion.prompts import render_prompts
 from stages.runtime.errors import UserError
 
@@ -16,7 +16,7 @@ def show(choice: frame.Choice) -> None:
     place, card, key = choice.place, choice.card, f"drawing {choice.place.name}"
     st.title("Draw images")
     frame.phantom_warning(choice)
-    st.markdown(wording.NO_PATIENT)
+    st.markdown(wording_synthetic.NO_PATIENT)
     current: drawing.Drawing | None = st.session_state.get(key)
     running = current is not None and current.running
     try:
@@ -68,7 +68,7 @@ def watch(current: drawing.Drawing, expected: bool) -> None:
     if running:
         left = current.seconds_left(done)
         told = "loading the generator" if pictures is None else f"{done} of {current.count} done"
-        st.progress(done / current.count, f"{wording.heading(told)}{f', about {wording.duration(left)} left' if left else ''}")
+        st.progress(done / current.count, f"{wording.heading(told)}{f', about {wording_synthetic.duration(left)} left' if left else ''}")
         if st.button("Stop drawing", icon=":material/stop_circle:"):
             current.stop()
             st.rerun()
@@ -82,7 +82,10 @@ def watch(current: drawing.Drawing, expected: bool) -> None:
         show_pictures(pictures)
         if not running:
             st.download_button("Take all images (ZIP)", current.archive, "rarelens-ai-generated.zip", "application/zip", on_click="ignore")
-            frame.small("Every file says inside that AI made it (IPTC digital source type). The list in it names the tries and what the judge said.")
+            frame.small(
+                "In the folder look, each picture says in itself that AI made it: pass on these. The folder train has the images as they were drawn, "
+                "for training, where only the file says so (IPTC digital source type), and a list that names the tries and what the judge said."
+            )
 
 
 def show_pictures(pictures: list[drawing.Drawn]) -> None:
@@ -92,7 +95,7 @@ def show_pictures(pictures: list[drawing.Drawn]) -> None:
         if own:
             st.subheader(f"{title}: {len(own)}")
         if seen:
-            frame.generated([p.image for p in seen if p.image is not None], [wording.drawn(p.probability, p.tries, p.reason) for p in seen])
+            frame.generated([p.image for p in seen if p.image is not None], [wording_synthetic.drawn(p.probability, p.tries, p.reason) for p in seen])
 
 
 show(frame.chosen())

@@ -28,7 +28,7 @@ def show(choice: frame.Choice) -> None:
         frame.stop(error)
 
 
-def show_rows(choice: frame.Choice, rows: list[history.Row]) -> None:
+def show_rows(choice: frame.Choice, rows: list[history.Reading]) -> None:
     """A line a reading, the latest first."""
     titles = {key: entry.title for key, entry in choice.card.classes.items()}
     table = [
@@ -48,7 +48,7 @@ def show_rows(choice: frame.Choice, rows: list[history.Row]) -> None:
     st.dataframe(pd.DataFrame(table, columns=columns), hide_index=True, width="stretch")
 
 
-def erase(readings: history.History, rows: list[history.Row]) -> None:
+def erase(readings: history.History, rows: list[history.Reading]) -> None:
     """Erase a case, after a second thought."""
     st.subheader("Erase a case")
     with st.form("erase", clear_on_submit=True):

@@ -1,0 +1,35 @@
+"""The case to take away, as PDF and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from app import artifacts, frame, risk, wording, wording_result
+from app.reading.case import Case
+
+
+def show(case: Case, risks: Mapping[str, risk.Assessment]) -> None:
+    """The section; `risks` as the page shows them."""
+    from app import document  # imports reportlab, which nothing else needs before a result is there
+
+    choice, result, titles, picture = case.choice, case.result, case.titles, case.pictures[0]
+    st.header("Report")
+    files = [{"name": view.name, "sha256": view.digest, "reason": view.reason} for view in case.views]
+    told = document.record(choice.card, choice.regime, files, result, case.refer, case.hashes)
+    told["risk"] = document.risk_record(choice.card, risks)
+    explainer = frame.explainer(choice, case.content)
+    limits = [wording_result.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
+
+    def pdf() -> bytes:
+        """Made when it is asked for: it takes longer than all else on the page."""
+        warmth = explainer.heat(picture.seen, list(result.probabilities).index(result.predicted))
+        mapped = frame.overlay(picture.shown, warmth, 0.6)
+        pictures = {"The image": picture.shown, f"What speaks for {titles[result.predicted]} (no proof)": mapped}
+        return document.as_pdf(told, titles, pictures, limits)
+
+    left, right = st.columns(2)
+    left.download_button("Report as PDF", pdf, "rarelens.pdf", "application/pdf", width="stretch")
+    right.download_button("Report as JSON", document.as_json(told), "rarelens.json", "application/json", width="stretch")
+    frame.small("The report holds the picture, its file name and your answers: handle it as you handle the patient's file.")

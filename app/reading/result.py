@@ -1,0 +1,79 @@
+"""What the model says of a case: the pictures, an answer per rare disease, every probability, the conformal sets, and whether to refer."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import frame, measured, risk, wording, wording_result
+from app.reading.case import Case
+from stages.classifier.prediction import Presence
+
+
+def show(case: Case) -> None:
+    """The section."""
+    choice, result, titles = case.choice, case.result, case.titles
+    st.header("What the model says")
+    frame.phantom_warning(choice)
+    if case.refer:
+        st.warning(f"**Refer:** {'; '.join(case.refer)}.", icon=":material/person_search:")
+    left, right = st.columns([1, 2], gap="medium")
+    size = case.info["transform"]["size"]
+    for picture in case.pictures:
+        left.image(picture.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
+    with right:
+        if len(case.used) > 1:
+            st.markdown(f"One case of {len(case.used)} views: probabilities are their mean.")
+        told = measured.shares(choice.place, choice.regime)
+        for disease, answer in result.present.items():
+            show_presence(case, disease, answer, told.get(disease, {}))
+    st.subheader("Every diagnosis it knows")
+    ranked = sorted(result.probabilities, key=lambda name: -result.probabilities[name])
+    rows = [(wording.heading(titles[n]), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
+    columns = ["Diagnosis", "Of 1,000 images like this", f"Range over {len(case.info['seeds'])} models"]
+    st.table(pd.DataFrame(rows, columns=columns), hide_index=True)
+    frame.small(
+        "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set. "
+        "The model is a team trained from different seeds; a wide range means that they disagree."
+    )
+    st.subheader("Diagnoses it cannot exclude")
+    for coverage, names in result.conformal.items():
+        st.markdown(wording_result.conformal(coverage, names, titles))
+    frame.small(
+        "Such a list covers the true diagnosis in that share of patients on average, whatever the diagnosis, "
+        "for patients like those in the calibration set. It promises nothing for others."
+    )
+
+
+def show_presence(case: Case, disease: str, answer: Presence, tested: dict[str, measured.Share | None]) -> None:
+    """Present, not present or cannot say, the frequency behind it, how often such an answer is right, the lesions its threshold stands on."""
+    result, info, title = case.result, case.info, case.titles[disease]
+    word, icon, colour = wording_result.PRESENCE[answer]
+    with st.container(border=True):
+        st.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
+        st.markdown(wording_result.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"])))
+        default, origin = risk.default_prior(case.choice.card.risk, disease, info["prior_cal"])
+        st.number_input(
+            f"Of 100 such patients, how many have {title} (before answers and image)",
+            min_value=0.0001,
+            max_value=99.0,
+            value=float(f"{100 * default:.3g}"),
+            step=0.1,
+            format="%.4g",
+            key=_prior_key(case.choice, disease),
+            help=f"Preset: {origin}. Enter the share among your own patients.",
+        )
+        prior = entered_prior(case.choice, disease)
+        if line := wording_result.right(answer, measured.value_of_answer(answer, tested, prior), prior):
+            st.markdown(line)
+        frame.small(wording_result.tested(title, tested))
+        frame.small(wording_result.basis(info["thresholds"][disease]))
+
+
+def entered_prior(choice: frame.Choice, disease: str) -> float:
+    """The prevalence 0..1 that was entered beside the answer on `disease`."""
+    return float(st.session_state[_prior_key(choice, disease)]) / 100
+
+
+def _prior_key(choice: frame.Choice, disease: str) -> str:
+    return f"prior {choice.place.name} {disease}"
