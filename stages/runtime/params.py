@@ -445,7 +445,5 @@ def read_params(path: str | Path = "params.yaml", rare_needed: bool = True) -> P
     except ValidationError as error:
         raise explain(error, path) from None
     if rare_needed and not params.rare:
-        raise UserError(
-            f"{path}: rare is empty, which is enough for refine, split and data_report alone; name the diseases to learn, e.g. rare: [df]"
-        )
+        raise UserError(f"{path}: rare is empty, enough for refine, split and data_report alone; name the diseases to learn, e.g. rare: [df]")
     return params
