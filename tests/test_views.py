@@ -116,5 +116,5 @@ def test_compare_shows_intervals_and_groups(root: Path, monkeypatch: pytest.Monk
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real")
     page = open_page(root, monkeypatch, "compare")
     assert not page.exception and "0.50 (0.40 to 0.60)" in page.table[0].value.to_string()
-    assert page.table[1].value["Group"].tolist() == ["dark", "light"] and "skin tone 20 points (dark below light)" in words(page)
+    assert page.table[2].value["Group"].tolist() == ["dark", "light"] and "skin tone 20 points (dark below light)" in words(page)
     assert page.header[0].value.startswith("Tiny")  # the verdict first

@@ -17,7 +17,7 @@ def show(case: Case) -> None:
     frame.phantom_warning(choice)
     if case.refer:
         st.warning(f"**Refer:** {'; '.join(case.refer)}.", icon=":material/person_search:")
-    left, right = st.columns([1, 2], gap="medium")
+    right, left = st.columns([2, 1], gap="medium")  # the answer first: on a telephone the columns stand one below the other
     size = case.info["transform"]["size"]
     for picture in case.pictures:
         left.image(picture.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
