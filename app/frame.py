@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import artifacts, marking, terms, wording
+from app import artifacts, marking, wording, wording_compare
 from stages.dataset.card import Card, read_card
 from stages.dataset.table import decode
 from stages.imaging.watermark import encode_marked
@@ -58,7 +58,7 @@ def choose() -> Choice:
             regimes = sorted({candidate, *place.regimes()}, key=lambda r: (r != candidate, r))
             marked = {r: f"{r} (the candidate)" if r == candidate else r for r in regimes}
             regime = st.selectbox("Model", regimes, format_func=lambda r: marked[r], key=f"regime {name}")
-            small(f"Trained on: {told}." if (told := terms.regime(regime)) else "")
+            small(f"Trained on: {told}." if (told := wording_compare.regime(regime)) else "")
     except UserError as error:
         stop(error)
     st.session_state[CHOICE] = Choice(place, card, regime)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, measured, terms, wording
+from app import artifacts, frame, measured, wording, wording_compare
 from stages.runtime.files import read_json
 
 
@@ -31,19 +31,19 @@ def show(choice: frame.Choice) -> None:
     answer, details = split_verdict(verdict)
     if answer:
         st.header(answer)
-    frame.small(terms.REGIME)
-    show_picture(figures / "verdict.png", f"The candidate, {artifacts.candidate(place)}, against each control", terms.CONTROLS)
+    frame.small(wording_compare.REGIME)
+    show_picture(figures / "verdict.png", f"The candidate, {artifacts.candidate(place)}, against each control", wording_compare.CONTROLS)
     if metrics.exists():
         found = {path.stem: read_json(path) for path in sorted(metrics.glob("*.json"))}
         show_intervals(place.reports / "detail")
         show_others(found)
         show_regimes(list(found))
-    rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *terms.FIGURES)] if figures.exists() else []
-    if any((figures / f"{name}.png").exists() for name in terms.FIGURES):
+    rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *wording_compare.FIGURES)] if figures.exists() else []
+    if any((figures / f"{name}.png").exists() for name in wording_compare.FIGURES):
         st.header("The curves")
-        frame.small(terms.keys(titles))
-    for path in [*(figures / f"{name}.png" for name in terms.FIGURES), *rest]:
-        show_picture(path, *terms.FIGURES.get(path.stem, (path.stem.replace("_", " ").capitalize(), "")))
+        frame.small(wording_compare.keys(titles))
+    for path in [*(figures / f"{name}.png" for name in wording_compare.FIGURES), *rest]:
+        show_picture(path, *wording_compare.FIGURES.get(path.stem, (path.stem.replace("_", " ").capitalize(), "")))
     show_confusion(choice, place.reports / "detail" / f"{choice.regime}.json", titles)
     show_subgroups(choice, place.reports / "detail" / f"{choice.regime}.json")
     st.header("Real images beside synthetic ones")
@@ -83,7 +83,7 @@ def show_intervals(folder: Path) -> None:
         st.header("The two scores that decide")
         table = [(name, *(f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in scores)) for name, *scores in rows]
         st.table(pd.DataFrame(table, columns=["Regime", "Rare F1", "Rare average precision"]), hide_index=True)
-        frame.small(terms.SCORES)
+        frame.small(wording_compare.SCORES)
 
 
 def show_others(metrics: dict[str, dict[str, float]]) -> None:
@@ -91,7 +91,7 @@ def show_others(metrics: dict[str, dict[str, float]]) -> None:
     if not metrics:
         return
     st.header("Other scores")
-    there = {key: title for key, title in terms.OTHERS.items() if all(key in one for one in metrics.values())}
+    there = {key: title for key, title in wording_compare.OTHERS.items() if all(key in one for one in metrics.values())}
     order = sorted(metrics, key=lambda name: -metrics[name].get("rare_f1", 0))
     table = pd.DataFrame([(name, *(f"{metrics[name][key]:.3f}" for key in there)) for name in order], columns=["Regime", *there.values()])
     st.table(table, hide_index=True)
@@ -105,7 +105,7 @@ def show_others(metrics: dict[str, dict[str, float]]) -> None:
 def show_regimes(names: list[str]) -> None:
     """What each regime was trained on."""
     st.header("The regimes")
-    st.markdown("\n".join(f"- **{name}**: {terms.regime(name) or 'not described'}" for name in names))
+    st.markdown("\n".join(f"- **{name}**: {wording_compare.regime(name) or 'not described'}" for name in names))
 
 
 def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> None:
@@ -115,7 +115,7 @@ def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> 
     names, counts = told["confusion"]["classes"], told["confusion"]["counts"]
     named = {name: dict(zip(names, row, strict=True)) for name, row in zip(names, counts, strict=True)}
     st.header(f"What it takes the rare diseases for: {choice.regime}")
-    rows = terms.taken_for(named, sorted(told.get("thresholds", {})), titles)
+    rows = wording_compare.taken_for(named, sorted(told.get("thresholds", {})), titles)
     st.table(pd.DataFrame(rows, columns=["Disease", "Named first", "Most often taken for"]), hide_index=True)
     frame.small("Test images by the one diagnosis that the model names first; “present” may be said of a disease that comes second.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, marking, nearest, terms, wording, wording_synthetic
+from app import artifacts, frame, marking, nearest, wording, wording_compare, wording_synthetic
 from stages.dataset.table import decode, read_table
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import encode_marked
@@ -110,7 +110,7 @@ def show_audit(choice: frame.Choice) -> None:
     figures, report = sorted((place.reports / "audit").glob("*.png")), place.reports / "audit.md"
     if figures or report.exists():
         st.header("What the audit measured")
-        frame.small(terms.keys(titles))
+        frame.small(wording_compare.keys(titles))
     said = set()
     for path in figures:
         what, _, disease = path.stem.partition("_")

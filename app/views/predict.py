@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, measured, terms, uploads, wording, wording_result
+from app import artifacts, frame, measured, uploads, wording, wording_compare, wording_result
 from app.reading import opinion, report, result, risks, why
 from app.reading.case import Case, View, ask, hashes, read_view
 
@@ -15,7 +15,7 @@ from app.reading.case import Case, View, ask, hashes, read_view
 def show(choice: frame.Choice) -> None:
     """The whole view."""
     st.title("Read an image")
-    frame.small(f"{choice.card.title}. Model {choice.regime}: {terms.regime(choice.regime) or 'see its card'}.")
+    frame.small(f"{choice.card.title}. Model {choice.regime}: {wording_compare.regime(choice.regime) or 'see its card'}.")
     frame.shortcut_warning(choice)
     content = frame.check(choice)
     uploaded = st.file_uploader(
