@@ -371,6 +371,7 @@ def test_logic_imports_no_streamlit() -> None:
         "settings",
         "uploads",
         "wording",
+        "wording_compare",
         "wording_result",
         "wording_risk",
         "wording_synthetic",
