@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import artifacts, marking, wording
+from app import artifacts, marking, wording, wording_compare
 from stages.dataset.card import Card, read_card
 from stages.dataset.table import decode
 from stages.imaging.watermark import encode_marked
-from stages.metrics.verdict import WHAT
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:  # imports torch
     from stages.classifier.predictor import Predictor
 
 CHOICE = "choice"
-PICTURE = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)")
+BLOCK = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)|(?P<table>(?:^\|.*\|[ ]*(?:\n|\Z)){3,})", re.MULTILINE)  # a picture, or a whole table
+CELLS = re.compile(r"(?<!\\)\|")
+WIDE = 4  # columns that 380 px hold
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def choose() -> Choice:
             regimes = sorted({candidate, *place.regimes()}, key=lambda r: (r != candidate, r))
             marked = {r: f"{r} (the candidate)" if r == candidate else r for r in regimes}
             regime = st.selectbox("Model", regimes, format_func=lambda r: marked[r], key=f"regime {name}")
-            small(f"Trained on {WHAT[regime]}." if regime in WHAT else "")
+            small(f"Trained on: {told}." if (told := wording_compare.regime(regime)) else "")
     except UserError as error:
         stop(error)
     st.session_state[CHOICE] = Choice(place, card, regime)
@@ -94,18 +96,33 @@ def shortcut_warning(choice: Choice) -> None:
             st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
 
 
-def document(path: Path) -> None:
-    """A Markdown report with its pictures in their places; one that is not here is named."""
-    text, end = path.read_text(), 0
-    for found in PICTURE.finditer(text):
+def document(text: str, folder: Path, titles: Mapping[str, str]) -> None:
+    """A Markdown report whose pictures lie in `folder`, each in its place; one that is not here is named. Tables have `titles` for classes' keys."""
+    end = 0
+    for found in BLOCK.finditer(text):
         st.markdown(text[end : found.start()])
-        picture = path.parent / found["path"]
-        if picture.exists():
+        end = found.end()
+        if found["table"]:
+            table(found["table"], titles)
+        elif (picture := folder / found["path"]).exists():
             st.image(picture.read_bytes(), caption=found["alt"], alt=found["alt"])
         else:
             small(f"{found['alt']}: {found['path']} is not here (`dvc pull` fetches it).")
-        end = found.end()
     st.markdown(text[end:])
+
+
+def without_pictures(text: str) -> str:
+    """A Markdown report without its pictures."""
+    return BLOCK.sub(lambda found: found["table"] or "", text)
+
+
+def table(lines: str, titles: Mapping[str, str]) -> None:
+    """A Markdown table; a cell that is a class's key alone has its title. One that a telephone cannot hold says that it scrolls."""
+    head, _, *rows = ([cell.strip().replace(r"\|", "|") for cell in CELLS.split(line.strip().strip("|"))] for line in lines.splitlines())
+    shown = [[titles.get(cell, cell) for cell in row] for row in rows]
+    st.table(pd.DataFrame(shown, columns=[wording.heading(name) for name in head]), hide_index=True)
+    if len(head) > WIDE:
+        small("On a telephone this table scrolls sideways.")
 
 
 def generated(images: Iterable[bytes], captions: Sequence[str], side: int = 128) -> None:

@@ -24,7 +24,7 @@ def enter() -> settings.Settings:
     if st.user.get("is_logged_in") is not True:
         st.title("rarelens")
         st.info("Sign in to use this page.", icon=":material/lock:")
-        st.button("Sign in", on_click=st.login, type="primary")
+        st.button("Sign in", on_click=st.login)
         st.stop()
     if told := access.refusal(found.auth, st.user.to_dict()):
         st.error(wording.plain(told), icon=":material/block:")

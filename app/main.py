@@ -17,13 +17,13 @@ choice = frame.choose()
 gate.notice(settings)
 page = st.navigation(
     [
-        st.Page("views/predict.py", title="Read an image", icon=":material/image_search:", default=True),
-        st.Page("views/compare.py", title="Compare regimes", icon=":material/compare_arrows:"),
-        st.Page("views/gallery.py", title="Synthetic images", icon=":material/gallery_thumbnail:"),
-        st.Page("views/generate.py", title="Draw images", icon=":material/draw:"),
-        st.Page("views/data.py", title="Data", icon=":material/dataset:"),
-        st.Page("views/card.py", title="Model card", icon=":material/badge:"),
-        *([st.Page("views/history.py", title="History", icon=":material/history:")] if settings.history.enabled else []),
+        st.Page("views/predict.py", title="Read an image", default=True),
+        st.Page("views/compare.py", title="Compare regimes"),
+        st.Page("views/gallery.py", title="Synthetic images"),
+        st.Page("views/generate.py", title="Draw images"),
+        st.Page("views/data.py", title="Data"),
+        st.Page("views/card.py", title="Model card"),
+        *([st.Page("views/history.py", title="History")] if settings.history.enabled else []),
     ],
     position="top",
 )

@@ -10,6 +10,8 @@ from app.artifacts import Place
 from stages.dataset.card import Card
 
 Met = Literal["met", "in part", "not met"]
+#: The settings of model.json that the card tells, in words.
+TRAINING = {"steps": "steps", "batch": "images a step", "lr": "learning rate", "weight_decay": "weight decay", "loss": "loss"}
 
 
 class Item(NamedTuple):
@@ -27,12 +29,12 @@ def facts(card: Card, info: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = ", ".join(f"{entry.title} {info['n_cal'][key]:,}" for key, entry in card.classes.items())
     return [
         ("Data", f"{card.title}; licence {card.licence}; {card.citation}"),
-        ("Diagnoses", wording.listed([entry.title for entry in card.classes.values()])),
-        ("Rare diseases", wording.listed([card.classes[key].title for key in info["rare"]])),
+        ("Diagnoses", wording.listed([entry.title for entry in card.classes.values()], "and")),
+        ("Rare diseases", wording.listed([card.classes[key].title for key in info["rare"]], "and")),
         ("Network", f"{info['backbone']}, {len(info['seeds'])} of them from different seeds, {info['transform']['size']} px"),
         (
             "Training",
-            ", ".join(f"{key} {training[key]}" for key in ("steps", "batch", "lr", "weight_decay", "loss") if key in training) or "not recorded",
+            ", ".join(f"{what} {training[key]}" for key, what in TRAINING.items() if key in training) or "not recorded",
         ),
         ("Calibrated on (lesions)", counts),
     ]
@@ -61,7 +63,7 @@ def items(card: Card, info: Mapping[str, Any], tested: bool, audited: bool) -> l
             patients,
             "drawings, no patients" if card.phantom else "the dataset card names the source only",
         ),
-        Item(tripod, "Eligibility and flow of participants", patients, "Data: every file is used or in quarantine with a reason"),
+        Item(tripod, "Eligibility and flow of participants", patients, "Data: every file is used or set aside with a reason"),
         Item(tripod, "How the outcome was established", "not met", "the data set's labels are taken as they are"),
         Item(tripod, "Sample size justified", "in part", "intervals are given, and no claim under 30 lesions; no calculation beforehand"),
         Item(tripod, "Missing data", "met", "Data: known and missing values of each attribute"),
@@ -85,8 +87,8 @@ def items(card: Card, info: Mapping[str, Any], tested: bool, audited: bool) -> l
         Item(tripod, "Handling of poor or foreign input", "met" if "ood" in info else "not met", "Read an image: refusals and their rates"),
         Item(claim, "De-identification", "met", "metadata dropped; burned-in text is looked for"),
         Item(claim, "Definition of the reference standard", "not met", "taken from the data set"),
-        Item(claim, "External testing", "not met", "one data set only, unless evaluate.external names another"),
-        Item(claim, "Explanation of the model", "in part", "LayerCAM and similar images; neither is validated with readers"),
+        Item(claim, "External testing", "not met", "one data set only, unless another is named to test on"),
+        Item(claim, "Explanation of the model", "in part", "a map (LayerCAM) and similar images; neither is validated with readers"),
         Item(claim, "Failure analysis", "in part", "Compare regimes: confusion matrices"),
         Item(
             claim, "Synthetic images: how they were made and judged", "met" if audited else "in part", "Synthetic images: accepted, rejected, reasons"

@@ -45,9 +45,9 @@ def heading(title: str) -> str:
     return title[:1].upper() + title[1:]
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], last: Literal["or", "and"] = "or") -> str:
     """a, b or c."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
 def of_100(one: Share) -> str:

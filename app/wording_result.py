@@ -11,7 +11,7 @@ from stages.classifier.prediction import Presence
 
 #: Word, icon and colour of an answer: never colour alone.
 PRESENCE: dict[Presence, tuple[str, str, Colour]] = {
-    "yes": ("Present", ":material/error:", "red"),
+    "yes": ("Present", ":material/add_circle:", "red"),  # a screen reader reads the icon's name: no "error"
     "no": ("Not present", ":material/check_circle:", "green"),
     "cannot say": ("Cannot say", ":material/help:", "orange"),
 }

@@ -86,6 +86,21 @@ def read_image(page: Page, data: bytes, name: str = "lesion.png") -> None:
     read_images(page, {name: data})
 
 
+def nameless(page: Page) -> list[str]:
+    """The controls that a screen reader would not name, and the images without a text in their place, as HTML."""
+    found: list[str] = page.evaluate(
+        """() => {
+            const text = id => document.getElementById(id)?.textContent ?? "";
+            const named = e => e.getAttribute("aria-label") || (e.getAttribute("aria-labelledby") ?? "").split(" ").map(text).join("").trim()
+                || [...(e.labels ?? [])].map(l => l.textContent).join("").trim() || e.title || (e.tagName === "INPUT" ? "" : e.textContent.trim());
+            const controls = "input, textarea, select, button, a[href], [role=combobox], [role=slider], [role=radiogroup]";
+            return [...document.querySelectorAll(controls)].filter(e => e.checkVisibility() && !named(e))
+                .concat([...document.querySelectorAll("img")].filter(e => !e.alt)).map(e => e.outerHTML.slice(0, 200))
+        }"""
+    )
+    return found
+
+
 def settle(page: Page) -> None:
     """Wait until every picture and table of the page is drawn; call it once the page's last element is there."""
     page.wait_for_function(

@@ -266,8 +266,8 @@ def test_compare_shows_the_verdict_first(root: Path, monkeypatch: pytest.MonkeyP
     assert not page.exception and not page.error
     assert len(page.warning) == 1  # the drawings; none about the lock
     assert page.header[0].value == "Tiny: no evidence that synthesis helps"
-    assert page.dataframe[0].value.index.tolist() == ["combined", "real"]
-    assert page.dataframe[0].value["rare f1"].tolist() == pytest.approx([0.58, 0.55])
+    assert page.table[0].value["Regime"].tolist() == ["combined", "real"]
+    assert page.table[0].value["Right at the first guess"].tolist() == ["0.710", "0.680"]
     said = words(page)
     assert wording.PHANTOM in said and wording.NOTICE in said and "Candidate `combined`." in said and "![" not in said
 
@@ -371,6 +371,7 @@ def test_logic_imports_no_streamlit() -> None:
         "settings",
         "uploads",
         "wording",
+        "wording_compare",
         "wording_result",
         "wording_risk",
         "wording_synthetic",

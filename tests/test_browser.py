@@ -70,6 +70,11 @@ def test_upload_and_read_the_result(address: str, chromium: Browser, tmp_path: P
     page.get_by_role("heading", name="Where this comes from").scroll_into_view_if_needed()
     assert notice.is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
+    assert browser.nameless(page) == []
+    tops = [
+        one.bounding_box() for one in (page.get_by_role("heading", name="Dermatofibroma").first, page.get_by_alt_text("The uploaded image").first)
+    ]
+    assert width > 380 or (tops[0] and tops[1] and tops[0]["y"] < tops[1]["y"])  # on a telephone the answer stands before the picture
     page.get_by_role("radiogroup", name="firm").get_by_text("Yes").click()
     page.get_by_text("EXAMPLE, no source opened").first.wait_for()
     page.screenshot(path=tmp_path / "predict.png")

@@ -80,10 +80,12 @@ def test_the_closest_training_image_is_found_in_any_turn_and_among_what_was_begu
 def test_the_data_report_is_shown_with_its_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "data.md" in open_page(root, monkeypatch, "data").error[0].value
     folder = root / "reports/phantom"
-    write_text(folder / "data.md", "# Drawings: the data\n\n## Warnings\n\n- Age tells.\n\n![Images](data.png)\n\nThe ![end](gone.png)\n")
+    counts = "| class | n |\n|---|---|\n| df | 3 |\n"
+    write_text(folder / "data.md", f"# Drawings: the data\n\n- Age tells.\n\n{counts}\n![Images](data.png)\n\nThe ![end](gone.png)\n")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "data.png")
     page = open_page(root, monkeypatch, "data")
     said = words(page)
+    assert page.title[0].value == "Drawings: the data" and page.table[0].value.to_numpy().tolist() == [["dermatofibroma", "3"]]
     assert not page.exception and "Age tells." in said and "![" not in said and "gone.png is not here" in said
     assert any("Not as dvc.lock records it" in text.value for text in page.warning)
     (folder / "data.md").unlink()
@@ -111,10 +113,14 @@ def test_compare_shows_intervals_and_groups(root: Path, monkeypatch: pytest.Monk
         "dark": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40},
         "tan": {"value": "too few", "n": 3},
     }
-    told = {"intervals": {"rare_f1": score, "rare_ap": score}, "subgroups": {"skin_tone": {k: {"accuracy": v} for k, v in groups.items()}}}
-    write_json(path, read_json(path) | told)
+    confusion = {"classes": ["df", "nv", "vasc"], "counts": [[5, 3, 0], [0, 9, 0], [0, 0, 8]]}
+    intervals = {"rare_f1": score, "rare_ap": score}
+    subgroups = {"skin_tone": {k: {"accuracy": v} for k, v in groups.items()}}
+    write_json(path, read_json(path) | {"confusion": confusion, "intervals": intervals, "subgroups": subgroups})
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real")
     page = open_page(root, monkeypatch, "compare")
     assert not page.exception and "0.50 (0.40 to 0.60)" in page.table[0].value.to_string()
-    assert page.table[1].value["Group"].tolist() == ["dark", "light"] and "skin tone 20 points (dark below light)" in words(page)
+    taken = page.table[2].value.to_numpy().tolist()
+    assert taken == [["Dermatofibroma", "5 of 8", "melanocytic nevus (3)"], ["Vascular lesion", "8 of 8", "none"]]
+    assert page.table[3].value["Group"].tolist() == ["dark", "light"] and "skin tone 20 points (dark below light)" in words(page)
     assert page.header[0].value.startswith("Tiny")  # the verdict first

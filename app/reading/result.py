@@ -17,11 +17,13 @@ def show(case: Case) -> None:
     frame.phantom_warning(choice)
     if case.refer:
         st.warning(f"**Refer:** {'; '.join(case.refer)}.", icon=":material/person_search:")
-    left, right = st.columns([1, 2], gap="medium")
+    answers, pictures = st.columns([2, 1], gap="medium")  # the answer first: on a telephone the columns stand one below the other
     size = case.info["transform"]["size"]
     for picture in case.pictures:
-        left.image(picture.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch")
-    with right:
+        pictures.image(
+            picture.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch"
+        )
+    with answers:
         if len(case.used) > 1:
             st.markdown(f"One case of {len(case.used)} views: probabilities are their mean.")
         told = measured.shares(choice.place, choice.regime)

@@ -23,7 +23,7 @@ def show(case: Case) -> None:
         st.markdown(wording_result.NO_PROOF)
     warmth = explainer.heat(picture.seen, classes.index(asked))
     overlaid = frame.overlay(picture.shown, warmth, strength / 100)
-    left.image(overlaid, caption=f"What speaks for {titles[asked]}: orange.", alt="Map", width="stretch")
+    left.image(overlaid, caption=f"What speaks for {titles[asked]}: orange.", alt=f"Map, {titles[asked]}", width="stretch")
     if not choice.place.refined.exists() or not choice.place.split.exists():
         frame.small(f"The training images are not here: fetch them with `dvc pull` or build them with `{choice.place.command}`.")
     elif st.toggle("Show the most similar training images"):

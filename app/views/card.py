@@ -25,7 +25,7 @@ def show(choice: frame.Choice) -> None:
     must_not.subheader("Must not be used")
     must_not.markdown("\n".join(f"- {line}" for line in wording.must_not(card, artifacts.base_of(place))))
     st.header("What it is")
-    st.table(pd.DataFrame(modelcard.facts(card, info), columns=["", "This model"]), hide_index=True)
+    st.table(pd.DataFrame(modelcard.facts(card, info), columns=["What", "This model"]), hide_index=True)
     st.header("What it is worth")
     rows = modelcard.performance(place, choice.regime, card)
     if rows:
@@ -39,8 +39,10 @@ def show(choice: frame.Choice) -> None:
         st.table(pd.DataFrame(rates, columns=["Diagnosis", "Refused in the calibration set", "Refused on test images"]), hide_index=True)
     st.header("Reporting guidelines")
     items = modelcard.items(card, info, bool(rows), (place.reports / "audit").exists())
-    table = [(item.guideline, item.item, ICON[item.met], item.where) for item in items]
-    st.table(pd.DataFrame(table, columns=["Guideline", "Item", "Here", "Where, or why not"]), hide_index=True)
+    for guideline in dict.fromkeys(item.guideline for item in items):
+        st.subheader(guideline, anchor=False)
+        table = [(item.item, ICON[item.met], item.where) for item in items if item.guideline == guideline]
+        st.table(pd.DataFrame(table, columns=["Item", "Here", "Where, or why not"]), hide_index=True)
     frame.small("A selection of items in short words, judged by the makers of this software; the guidelines themselves are longer.")
     st.header("Hashes")
     hashes = {"model (md5)": content, **{key: info[key] for key in ("split_sha256", "mix_sha256", "base_hash", "groups_sha256")}}

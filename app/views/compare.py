@@ -1,4 +1,4 @@
-"""Regimes side by side: the verdict first, then the table, the curves, real images beside synthetic ones."""
+"""Regimes side by side: the verdict first, then the scores, the curves, whom the model is right for, real images beside synthetic ones."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, measured, wording
-from stages.metrics.verdict import WHAT
+from app import artifacts, frame, measured, wording, wording_compare
 from stages.runtime.files import read_json
-
-#: In this order, with what they show; a figure of another name is shown after them under its own.
-FIGURES = {
-    "regimes": "Every regime with its 95% interval",
-    "roc": "ROC of the rare diseases",
-    "pr": "Precision and recall of the rare diseases",
-    "reliability": "Reliability: said and seen frequencies",
-    "confusion": "Confusion: which diagnosis is taken for which",
-}
 
 
 def show(choice: frame.Choice) -> None:
     """The whole view."""
     place = choice.place
+    titles = {key: entry.title for key, entry in choice.card.classes.items()}
     st.title("Did synthesis help?")
-    frame.small(f"{choice.card.title}.")
     frame.phantom_warning(choice)
     frame.shortcut_warning(choice)
     verdict, metrics, figures = place.reports / "verdict.md", place.reports / "metrics", place.reports / "figures"
@@ -41,13 +31,20 @@ def show(choice: frame.Choice) -> None:
     answer, details = split_verdict(verdict)
     if answer:
         st.header(answer)
-    show_picture(figures / "verdict.png", "The candidate against each control")
+    frame.small(wording_compare.REGIME)
+    show_picture(figures / "verdict.png", f"The candidate, {artifacts.candidate(place)}, against each control", wording_compare.CONTROLS)
     if metrics.exists():
+        found = {path.stem: read_json(path) for path in sorted(metrics.glob("*.json"))}
         show_intervals(place.reports / "detail")
-        show_table(metrics)
-    rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *FIGURES)] if figures.exists() else []
-    for path in [*(figures / f"{name}.png" for name in FIGURES), *rest]:
-        show_picture(path, FIGURES.get(path.stem, path.stem.replace("_", " ").capitalize()))
+        show_others(found)
+        show_regimes(list(found))
+    rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *wording_compare.FIGURES)] if figures.exists() else []
+    if any((figures / f"{name}.png").exists() for name in wording_compare.FIGURES):
+        st.header("The curves")
+        frame.small(wording_compare.keys(titles))
+    for path in [*(figures / f"{name}.png" for name in wording_compare.FIGURES), *rest]:
+        show_picture(path, *wording_compare.FIGURES.get(path.stem, (path.stem.replace("_", " ").capitalize(), "")))
+    show_confusion(choice, place.reports / "detail" / f"{choice.regime}.json", titles)
     show_subgroups(choice, place.reports / "detail" / f"{choice.regime}.json")
     st.header("Real images beside synthetic ones")
     if contact.exists():
@@ -58,7 +55,7 @@ def show(choice: frame.Choice) -> None:
         )
     if details:
         with st.expander("The verdict in full"):
-            st.markdown(details)
+            frame.document(details, place.reports, titles)
 
 
 def split_verdict(path: Path) -> tuple[str, str]:
@@ -66,13 +63,16 @@ def split_verdict(path: Path) -> tuple[str, str]:
     if not path.exists():
         return "", ""
     first, _, rest = path.read_text().partition("\n")
-    return first.lstrip("# "), frame.PICTURE.sub("", rest).replace("\n## ", "\n#### ")
+    return first.lstrip("# "), frame.without_pictures(rest).replace("\n## ", "\n#### ")
 
 
-def show_picture(path: Path, title: str) -> None:
-    """A figure under its title, or nothing when it was not made."""
+def show_picture(path: Path, title: str, told: str = "") -> None:
+    """A figure under its title and above what is to be seen in it, or nothing when it was not made."""
     if path.exists():
-        st.image(path.read_bytes(), caption=title, alt=title)
+        st.markdown(f"**{title}**")
+        st.image(path.read_bytes(), alt=title)
+        if told:
+            frame.small(told)
 
 
 def show_intervals(folder: Path) -> None:
@@ -81,8 +81,43 @@ def show_intervals(folder: Path) -> None:
     rows = sorted(((name, told["rare_f1"], told["rare_ap"]) for name, told in found.items() if told), key=lambda row: -row[1]["value"])
     if rows:
         st.header("The two scores that decide")
-        table = [(name, WHAT.get(name, ""), *(f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in scores)) for name, *scores in rows]
-        st.table(pd.DataFrame(table, columns=["Regime", "Trained on", "Rare F1 (95%)", "Rare average precision (95%)"]), hide_index=True)
+        table = [(name, *(f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in scores)) for name, *scores in rows]
+        st.table(pd.DataFrame(table, columns=["Regime", "Rare F1", "Rare average precision"]), hide_index=True)
+        frame.small(wording_compare.SCORES)
+
+
+def show_others(metrics: dict[str, dict[str, float]]) -> None:
+    """The other scores, a regime a row."""
+    if not metrics:
+        return
+    st.header("Other scores")
+    there = {key: title for key, title in wording_compare.OTHERS.items() if all(key in one for one in metrics.values())}
+    order = sorted(metrics, key=lambda name: -metrics[name].get("rare_f1", 0))
+    table = pd.DataFrame([(name, *(f"{metrics[name][key]:.3f}" for key in there)) for name in order], columns=["Regime", *there.values()])
+    st.table(table, hide_index=True)
+    one = metrics[order[0]]
+    tested = f" on {one['n_test_lesions']:,} sealed test lesions" if "n_test_lesions" in one else " on the sealed test images"
+    frame.small(
+        f"Means over the models of a regime{tested}, 0 to 1. Higher is better; of the calibration error, how far said and seen differ, lower is."
+    )
+
+
+def show_regimes(names: list[str]) -> None:
+    """What each regime was trained on."""
+    st.header("The regimes")
+    st.markdown("\n".join(f"- **{name}**: {wording_compare.regime(name) or 'not described'}" for name in names))
+
+
+def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> None:
+    """What the chosen model takes the rare diseases for, in words."""
+    if not path.exists() or "confusion" not in (told := read_json(path)):
+        return
+    names, counts = told["confusion"]["classes"], told["confusion"]["counts"]
+    named = {name: dict(zip(names, row, strict=True)) for name, row in zip(names, counts, strict=True)}
+    st.header(f"What it takes the rare diseases for: {choice.regime}")
+    rows = wording_compare.taken_for(named, sorted(told.get("thresholds", {})), titles)
+    st.table(pd.DataFrame(rows, columns=["Disease", "Named first", "Most often taken for"]), hide_index=True)
+    frame.small("Test images by the one diagnosis that the model names first; “present” may be said of a disease that comes second.")
 
 
 def show_subgroups(choice: frame.Choice, path: Path) -> None:
@@ -99,20 +134,6 @@ def show_subgroups(choice: frame.Choice, path: Path) -> None:
         st.header(f"Who it is right for: {choice.regime}")
         st.table(pd.DataFrame(rows, columns=["Attribute", "Group", "Right at the first guess (95%)"]), hide_index=True)
         frame.small(f"Widest gaps: {'; '.join(gaps)}. Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
-
-
-def show_table(folder: Path) -> None:
-    """The regimes as rows, their scores (means over seeds, on test) as columns."""
-    st.header("The regimes")
-    metrics = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
-    table = pd.DataFrame.from_dict(metrics, orient="index")
-    first = [name for name in ("rare_f1", "rare_ap") if name in table]
-    table = table[[*first, *table.columns.difference(first)]].sort_values(first, ascending=False)
-    table.columns = [name.replace("_", " ") for name in table.columns]
-    numbers = {name: st.column_config.NumberColumn(format="%d" if name.startswith("n ") else "%.3f") for name in table.columns}
-    table["trained on"] = [WHAT.get(name, "") for name in table.index]
-    st.dataframe(table, column_config=numbers, alt="Scores of every regime")
-    frame.small("Means over seeds, on the sealed test images. Higher is better; for ece and other errors lower is. Intervals stand in the figures.")
 
 
 show(frame.chosen())

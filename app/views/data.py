@@ -10,8 +10,10 @@ from app import artifacts, frame
 def show(choice: frame.Choice) -> None:
     """The whole view."""
     place = choice.place
-    frame.phantom_warning(choice)
     report = place.reports / "data.md"
+    title, _, text = report.read_text().partition("\n") if report.exists() else ("", "", "")
+    st.title(title.lstrip("# ") or f"{choice.card.title}: the data")
+    frame.phantom_warning(choice)
     if not report.exists():
         st.error(f"{report.relative_to(place.root)} is not there. Build it with `{place.command}`.", icon=":material/error:")
         return
@@ -19,7 +21,7 @@ def show(choice: frame.Choice) -> None:
         st.warning(
             f"Not as {place.lock.relative_to(place.root)} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:"
         )
-    frame.document(report)
+    frame.document(text, report.parent, {key: entry.title for key, entry in choice.card.classes.items()})
 
 
 show(frame.chosen())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, marking, nearest, wording, wording_synthetic
+from app import artifacts, frame, marking, nearest, wording, wording_compare, wording_synthetic
 from stages.dataset.table import decode, read_table
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import encode_marked
@@ -106,10 +106,11 @@ def show_rejected(rejected: pd.DataFrame) -> None:
 
 def show_audit(choice: frame.Choice) -> None:
     """The audit's figures, each with what to see in it, and the audit in full."""
-    place = choice.place
+    place, titles = choice.place, {key: entry.title for key, entry in choice.card.classes.items()}
     figures, report = sorted((place.reports / "audit").glob("*.png")), place.reports / "audit.md"
     if figures or report.exists():
         st.header("What the audit measured")
+        frame.small(wording_compare.keys(titles))
     said = set()
     for path in figures:
         what, _, disease = path.stem.partition("_")
@@ -122,7 +123,7 @@ def show_audit(choice: frame.Choice) -> None:
     if report.exists():
         with st.expander("The audit in full"):
             _, _, text = report.read_text().partition("\n")  # the first line is its title
-            st.markdown(frame.PICTURE.sub("", text).replace("\n## ", "\n#### "))
+            frame.document(frame.without_pictures(text).replace("\n## ", "\n#### "), place.reports, titles)
 
 
 def spaced(table: pd.DataFrame, count: int = SHOWN) -> pd.DataFrame:

@@ -38,7 +38,7 @@ def ask(choice: frame.Choice, running: bool) -> tuple[str, int, int] | None:
     groups = {
         "Learned from real images of it": [titles[key] for key, done in learned.items() if done],
         "Not learned yet, so it cannot be drawn": [titles[key] for key, done in learned.items() if not done],
-        "Drawn by the base alone": [title for key, title in titles.items() if key not in learned],
+        "Drawn by the general generator alone": [title for key, title in titles.items() if key not in learned],
     }
     first = next(iter([key for key, done in learned.items() if done] or titles))
     with st.form("order"):
@@ -51,8 +51,8 @@ def ask(choice: frame.Choice, running: bool) -> tuple[str, int, int] | None:
         left, right = st.columns(2)
         count = left.number_input("How many images", 1, drawing.MOST, 4)
         seed = right.number_input("Start number", 0, 999_999, 0, help="The same number draws the same images again, another one draws others.")
-        given = st.form_submit_button("Draw", type="primary", disabled=running)
-    frame.small(" ".join(f"{what}: {wording.listed(names)}." for what, names in groups.items() if names))
+        given = st.form_submit_button("Draw", disabled=running)
+    frame.small(" ".join(f"{what}: {wording.listed(names, 'and')}." for what, names in groups.items() if names))
     return (text, int(count), int(seed)) if given else None
 
 

@@ -7,16 +7,15 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, measured, uploads, wording, wording_result
+from app import artifacts, frame, measured, uploads, wording, wording_compare, wording_result
 from app.reading import opinion, report, result, risks, why
 from app.reading.case import Case, View, ask, hashes, read_view
-from stages.metrics.verdict import WHAT
 
 
 def show(choice: frame.Choice) -> None:
     """The whole view."""
     st.title("Read an image")
-    frame.small(f"{choice.card.title}. Model {choice.regime}: {WHAT.get(choice.regime, 'see its card')}.")
+    frame.small(f"{choice.card.title}. Model {choice.regime}: {wording_compare.regime(choice.regime) or 'see its card'}.")
     frame.shortcut_warning(choice)
     content = frame.check(choice)
     uploaded = st.file_uploader(
