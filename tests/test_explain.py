@@ -12,15 +12,15 @@ from app import artifacts, explain
 from stages.classifier import backbone
 from stages.classifier.predictor import Predictor
 from stages.dataset.table import write_table
-from stages.imaging.phantoms import COMMON, draw_lesion, render, rng_for
+from stages.imaging.phantoms import COMMON, FEATURES, draw_lesion, render, rng_for
 from stages.imaging.refining import encode_png
 from stages.runtime.files import write_text
 from tests.tiny_root import REPOSITORY, SIZE, drawings
 
 
 def network() -> torch.nn.Module:
-    """The shipped backbone with the head that it was trained with, on the common classes."""
-    return backbone.load("test_resnet", len(COMMON), REPOSITORY / "models/base/backbone" / backbone.WEIGHTS)
+    """The shipped backbone with the head that it was trained with: common classes first, then the strengths of features."""
+    return backbone.load("test_resnet", len(COMMON) + len(FEATURES), REPOSITORY / "models/base/backbone" / backbone.WEIGHTS)
 
 
 def test_the_map_s_share_inside_the_lesion_exceeds_the_lesion_s_share_of_the_picture() -> None:
