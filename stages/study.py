@@ -14,7 +14,8 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +81,8 @@ def train(params: Params, regime: str, data: Data, cache: Path) -> Found:
     """The classifiers of one try, trained unless CACHE holds what they said."""
     path = cache / f"{key_of(params, regime, data)}.npz"
     if not path.exists():
-        synthetic = mix.read_synthetic(data.synthetic_dir, params.rare, data.split, params.mix.select) if regime in mix.SYNTHETIC else None
-        repeats = params.regime(regime).model_dump().get("repeats", 0)
-        rows = mix.build(regime, data.split, params.rare, params.study.seeds, params.mix.per_class, synthetic, params.mix.select, repeats)
-        pool = data.images if synthetic is None else pd.concat([data.images, synthetic.set_index("id")["image"]])
+        synthetic_dir = data.synthetic_dir if regime in mix.SYNTHETIC else None
+        rows, pool = mix.plan(params, regime, data.split, params.study.seeds, data.images, synthetic_dir)
         with tempfile.TemporaryDirectory() as scratch:
             learned = train_seeds(params, regime, data.classes, rows, pool, {"val": data.val}, data.labels, data.start, Path(scratch)).values()
         partial = path.with_suffix(".partial.npz")
@@ -96,17 +95,20 @@ def train(params: Params, regime: str, data: Data, cache: Path) -> Found:
 
 def attempt(values: Mapping[str, Any], regime: str, changes: Mapping[str, Any], data: Data, cache: Path) -> dict[float, NDArray[np.float32]]:
     """Logits (S, N, C) on val, by tau, of `regime` with `changes` laid over the parameters `values`; logit_adjust shifts those of real."""
-    trained, taus = (regime, values["study"]["logit_tau"]) if regime != LOGIT_ADJUST else ("real", [])
+    trained = "real" if regime == LOGIT_ADJUST else regime
     untouched = {f"train_{trained}": {"logit_tau": 0.0}}
     params = Params.model_validate(merge(merge(dict(values), dict(changes)), untouched))
     found = train(params, trained, data, cache)
+    taus = [params.evaluate.logit_tau] if regime == LOGIT_ADJUST else params.study.logit_tau
     prior = np.log(np.maximum(found.prior, 1e-6))
-    return {tau: np.asarray(found.logits - tau * prior, np.float32) for tau in taus or [params.evaluate.logit_tau]}
+    return {tau: np.asarray(found.logits - tau * prior, np.float32) for tau in taus}
 
 
-def score(logits: NDArray[np.float32], data: Data, truth: Truth, params: Params) -> dict[str, Any]:
-    """Per score: the mean over seeds, each seed's value, and for the two scores of the verdict the 95% interval (bootstrap of seeds and lesions)."""
-    rows = [val_scores(one, data.labels, truth.rare) for one in logits]
+def score(logits: NDArray[np.float32], rows: Sequence[Mapping[str, float]], truth: Truth, params: Params) -> dict[str, Any]:
+    """Per score: the mean over seeds, each seed's value, and for the two scores of the verdict the 95% interval (bootstrap of seeds and lesions).
+
+    `logits` (S, N, C), and `rows`, one a seed, as `val_scores` gives them.
+    """
     boots = bootstrap({"try": softmax(logits.astype(np.float64), axis=-1)}, truth, params.evaluate.bootstrap, params.evaluate.seed)["try"]
     told: dict[str, Any] = {}
     for name in SCORES:
@@ -118,19 +120,9 @@ def score(logits: NDArray[np.float32], data: Data, truth: Truth, params: Params)
     return told
 
 
-def merit(one: Mapping[str, Any]) -> float:
-    """What a try is chosen by: the mean of the verdict's two scores."""
-    return float((one["val"]["rare_f1"]["value"] + one["val"]["rare_ap"]["value"]) / 2)
-
-
-def best_tau(logits: Mapping[float, NDArray[np.float32]], data: Data, truth: Truth) -> float:
-    """The tau whose `logits` (S, N, C) score best on val, by what `merit` is of."""
-
-    def worth(tau: float) -> float:
-        rows = [val_scores(one, data.labels, truth.rare) for one in logits[tau]]
-        return float(np.mean([row["rare_f1"] + row["rare_ap"] for row in rows]))
-
-    return max(logits, key=worth)
+def merit(rows: Sequence[Mapping[str, float]]) -> float:
+    """What a try and its tau are chosen by: the mean over seeds of the mean of the verdict's two scores; `rows` are one a seed, as `val_scores` gives them."""
+    return round(float(np.mean([(row["rare_f1"] + row["rare_ap"]) / 2 for row in rows])), DIGITS)
 
 
 def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: int, truth: Truth) -> str:
@@ -141,7 +133,8 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: in
         told = [f"{s['value']:.3f}" + (f" ({s['low']:.3f} to {s['high']:.3f})" if "low" in s else "") for s in (one["val"][name] for name in SCORES)]
         return [one["regime"], flow(one["changes"])[1:-1] or "nothing", f"{one['logit_tau']:g}", *told]
 
-    best = [max((one for one in found if one["regime"] == regime), key=merit) for regime in dict.fromkeys(one["regime"] for one in found)]
+    worth = itemgetter("merit")
+    best = [max((one for one in found if one["regime"] == regime), key=worth) for regime in dict.fromkeys(one["regime"] for one in found)]
     tries, rare = len(found) // len(best), int(truth.n_lesions[truth.rare].sum())
     return (
         "\n\n".join(
@@ -153,7 +146,7 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: in
                 "![Scores on val over the settings](study.png)",
                 "## The best of each regime",
                 "By the mean of rare F1 and rare AP.",
-                markdown([head, *map(row, sorted(best, key=merit, reverse=True))]),
+                markdown([head, *map(row, sorted(best, key=worth, reverse=True))]),
                 "## Every try",
                 markdown([head, *map(row, found)]),
                 "Made by `python -m stages.study`; the tries stand in params.yaml under `study`.",
@@ -193,8 +186,10 @@ def main() -> None:
         for number, changes in enumerate(tries, start=1):
             print(f"{regime}, {number} of {len(tries)}: {flow(changes)}", flush=True)
             logits = attempt(values, regime, changes, data, args.cache)
-            tau = best_tau(logits, data, truth)
-            found.append({"regime": regime, "changes": changes, "logit_tau": tau, "val": score(logits[tau], data, truth, params)})
+            rows = {tau: [val_scores(seed, labels, truth.rare) for seed in shifted] for tau, shifted in logits.items()}
+            tau = max(rows, key=lambda tau: merit(rows[tau]))
+            own = {"logit_tau": tau, "merit": merit(rows[tau]), "val": score(logits[tau], rows[tau], truth, params)}
+            found.append({"regime": regime, "changes": changes} | own)
     write_json(args.report_dir / "study.json", {"seeds": params.study.seeds, "n_val_lesions": int(truth.n_lesions.sum()), "tries": found})
     write_text(args.report_dir / "study.md", document(card.title, found, params.study.seeds, len(params.study.logit_tau), truth))
     draw_study(found, f"{card.title}: tries on val", args.report_dir / "study.png")

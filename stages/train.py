@@ -123,13 +123,10 @@ def main() -> None:
         write_seen(out, [])
         return
     table = read_table(args.refined, ["id", "image"]).set_index("id")["image"]
-    synthetic = mix.read_synthetic(args.synthetic, params.rare, split, params.mix.select) if args.synthetic else None
     plan = describe(params, card, args.regime, start)
     everyone = [*plan["seeds"], *plan["aa_seeds"]]
-    repeats = plan["training"].get("repeats", 0)
-    rows = mix.build(args.regime, split, params.rare, everyone, params.mix.per_class, synthetic, params.mix.select, repeats)
+    rows, pool = mix.plan(params, args.regime, split, everyone, table, args.synthetic)
     write_text(args.mix, (rows if rows["phase"].max() > 1 else rows.drop(columns="phase")).to_csv(index=False))
-    pool = table if synthetic is None else pd.concat([table, synthetic.set_index("id")["image"]])
 
     # --- one classifier a seed
     val, cal = (split[split["split"] == part] for part in ("val", "cal"))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from stages.dataset.table import read_table
 from stages.runtime.errors import LawError, UserError
-from stages.runtime.params import Selection
+from stages.runtime.params import Params, Selection
 
 KINDS = ("real", "synthetic", "oracle")
 #: Regimes that need synthetic images.
@@ -130,3 +130,17 @@ def build(
             if drawn:
                 rows += [(seed, name, d, kind, 1) for name in drawn[d][seed]]
     return pd.DataFrame(rows, columns=["seed", "id", "label", "kind", "phase"])
+
+
+def plan(
+    params: Params, regime: str, split: pd.DataFrame, seeds: Sequence[int], images: pd.Series, synthetic_dir: Path | None
+) -> tuple[pd.DataFrame, pd.Series]:
+    """What `seeds` of `regime` train on under `params`: the mix (`build`), and the encoded images by id that its rows are of.
+
+    `images` are the real ones; the synthetic ones are read from `synthetic_dir`, which only the regimes of `SYNTHETIC` take.
+    """
+    own = params.mix
+    synthetic = None if synthetic_dir is None else read_synthetic(synthetic_dir, params.rare, split, own.select)
+    repeats = getattr(params.regime(regime), "repeats", 0)
+    rows = build(regime, split, params.rare, seeds, own.per_class, synthetic, own.select, repeats)
+    return rows, images if synthetic is None else pd.concat([images, synthetic.set_index("id")["image"]])
