@@ -137,18 +137,15 @@ def main() -> None:
     train_images, train_labels = decode(table.loc[train["id"]], params.refine.size), np.asarray(train["label"].map(classes.index), np.int64)
 
     def look(seed: int, model: torch.nn.Module) -> dict[str, Any]:
-        mean, precision = ood.gaussian(backbone.texture(model, train_images), train_labels, len(classes))
-        return {
-            "known": {f"mean{seed}": mean, f"precision{seed}": precision},
-            "distance": ood.distances(backbone.texture(model, shown["cal"]), mean, precision),
-        }
+        known = ood.learn(backbone.texture(model, train_images), train_images, train_labels, len(classes))
+        return {"known": known, "distance": ood.distances(backbone.texture(model, shown["cal"]), shown["cal"], known)}
 
     learned = train_seeds(params, args.regime, classes, rows, pool, shown, val_labels, start, out, look)
     of_seed = {str(seed): one for seed, one in learned.items()}
 
     # --- calibration, and the record
     ensemble = [learned[s] for s in plan["seeds"]]
-    save_file({name: values for one in ensemble for name, values in one["known"].items()}, out / ood.FILE)
+    save_file(ood.flat({s: learned[s]["known"] for s in plan["seeds"]}), out / ood.FILE)
     distance = np.mean([one["distance"] for one in ensemble], axis=0)
     cal_labels = np.asarray(cal["label"].map(classes.index), np.int64)
     taught = split[split["split"].isin(["train", "oracle"] if args.regime == mix.ORACLE else ["train"])]

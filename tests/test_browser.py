@@ -48,10 +48,10 @@ def chromium() -> Iterator[Browser]:
 
 
 def foreign() -> dict[str, bytes]:
-    """A photograph of a temple, and noise."""
+    """A photograph of a temple, noise, and what a chest X-ray looks like."""
     temple = io.BytesIO()
     Image.fromarray(load_sample_image("china.jpg")).save(temple, "JPEG")
-    return {"temple.jpg": temple.getvalue(), "noise.png": encode_png(images("noise")[0])}
+    return {"temple.jpg": temple.getvalue(), "noise.png": encode_png(images("noise")[0]), "chest X-ray.png": encode_png(images("chest X-ray")[0])}
 
 
 def refused(text: str, names: Iterable[str]) -> list[str]:
@@ -97,7 +97,7 @@ def test_a_broken_file_and_the_other_views(address: str, chromium: Browser) -> N
 
 def test_a_dicom_file_is_read_and_foreign_images_beside_it_get_a_line_each(address: str, chromium: Browser) -> None:
     dicom = written(dataset(read(phantom_png(), SIZE), "RGB"))
-    others = {**foreign(), "chest X-ray.png": encode_png(images("chest X-ray")[0])}
+    others = foreign()
     page = browser.open_page(chromium, address)
     browser.read_images(page, {"lesion.dcm": dicom, **others})
     text = page.inner_text("body")

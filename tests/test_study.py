@@ -67,7 +67,9 @@ def test_every_try_is_reported_with_its_scores_and_a_second_study_trains_what_is
     assert all(len(one["val"][score]["seeds"]) == 2 for one in found["tries"] for score in study.SCORES) and found["n_val_lesions"] == 6
     assert all(one["val"]["rare_f1"]["low"] <= one["val"]["rare_f1"]["high"] for one in found["tries"])
     assert {one["logit_tau"] for one in found["tries"] if one["regime"] != "logit_adjust"} == {0.0, 1.0}
-    assert all(one["merit"] == pytest.approx((one["val"]["rare_f1"]["value"] + one["val"]["rare_ap"]["value"]) / 2, abs=1e-5) for one in found["tries"])
+    assert all(
+        one["merit"] == pytest.approx((one["val"]["rare_f1"]["value"] + one["val"]["rare_ap"]["value"]) / 2, abs=1e-5) for one in found["tries"]
+    )
     assert [one["logit_tau"] for one in found["tries"] if one["regime"] == "logit_adjust"] == [0.5, 1.0, 2.0]
     text = Path("report/study.md").read_text()
     assert "2 seeds; 3 tries a regime" in text and "train_combined: {real_weight: 2.0}" in text and Path("report/study.png").exists()

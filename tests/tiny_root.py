@@ -89,17 +89,13 @@ def drawings(key: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     return np.stack(images), np.array([CLASSES.index(label) for label, _ in names], np.int64)
 
 
-def known_images(networks: dict[str, Any], count: int) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+def known_images(networks: dict[int, Any], count: int) -> tuple[dict[int, dict[str, NDArray[np.float32]]], dict[str, Any]]:
     """What `networks` by seed know their images by, and its record, from `count` drawn lesions a class for train and as many for cal."""
     from stages.classifier import backbone, ood
 
     (train, train_labels), (cal, cal_labels) = drawings("train", count), drawings("cal", count)
-    known: dict[str, NDArray[np.float32]] = {}
-    distances = []
-    for seed, network in networks.items():
-        mean, precision = ood.gaussian(backbone.texture(network, train), train_labels, len(CLASSES))
-        known |= {f"mean{seed}": mean, f"precision{seed}": precision}
-        distances.append(ood.distances(backbone.texture(network, cal), mean, precision))
+    known = {seed: ood.learn(backbone.texture(network, train), train, train_labels, len(CLASSES)) for seed, network in networks.items()}
+    distances = [ood.distances(backbone.texture(network, cal), cal, known[seed]) for seed, network in networks.items()]
     return known, ood.fit(np.mean(distances, axis=0), cal, cal_labels, list(CLASSES))
 
 
@@ -110,10 +106,8 @@ def add_known(folder: Path, count: int) -> None:
     from stages.classifier import backbone, ood
 
     info = read_json(folder / "model.json")
-    known, record = known_images(
-        {s: backbone.load(info["backbone"], len(CLASSES), folder / f"seed{s}.safetensors") for s in map(str, info["seeds"])}, count
-    )
-    save_file(known, folder / ood.FILE)
+    known, record = known_images({s: backbone.load(info["backbone"], len(CLASSES), folder / f"seed{s}.safetensors") for s in info["seeds"]}, count)
+    save_file(ood.flat(known), folder / ood.FILE)
     write_json(folder / "model.json", info | {"ood": {"sha256": sha256(folder / ood.FILE), **record}})
 
 

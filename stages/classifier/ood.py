@@ -1,11 +1,17 @@
 """May the model speak of this image at all? How far it lies from the training images, and its quality, held against split cal.
 
-    distance to a class = mean over the seeds of the squared Mahalanobis distance to that class's mean (Lee et al. 2018)
+    distance to a class = squared Mahalanobis distance, per dimension, to that class's mean (Lee et al. 2018), the mean over the seeds,
 
-of channel means and deviations at stride 8 (`backbone.texture`), with one Ledoit-Wolf covariance for all classes: a rare class
-has fewer images than the features have dimensions. An image is refused when it lies beyond the limit of every class. A limit is
-the conformal quantile of the distances of that class's own cal images, so that of each class, rare ones too, at most LEVEL are
-refused. Not used: the energy of the logits, which let chest X-rays, photographs and noise pass as phantoms.
+in each of two views of the image:
+
+    texture: means and deviations of the network's channels at stride 8 (`backbone.texture`),
+    colour: mean, and logarithm of 2 + deviation, of the image's luminance and its two chromas (`colour`).
+
+Texture alone let a third of chest X-rays pass as skin to models of photographs: an early layer does not mind that all colour is gone.
+In one vector the many textures would outvote the six colours. Each view has one Ledoit-Wolf covariance for all classes: a rare class has
+fewer images than the features have dimensions. An image is of a class when no view of it lies beyond that class's limit, and refused when
+it is of none. The limits of a class are conformal quantiles of the distances of its own cal images, so that of each class, rare
+ones too, at most LEVEL are refused. Not used: the energy of the logits, which let chest X-rays, photographs and noise pass as phantoms.
 
 Why not a library: pytorch-ood's Mahalanobis inverts the plain covariance, and gives the least distance alone, which allows no limit a class.
 """
@@ -21,29 +27,73 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 FILE = "ood.safetensors"
+VIEWS = ("texture", "colour")
 LEVEL = 0.05
 LEAST = math.ceil(1 / LEVEL) - 1  # images without which no quantile at LEVEL exists
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # ITU-R BT.601, as JPEG has it
+LUMA = YCC[0]
+#: What two prints of one picture may differ by, so that a data set without any colour does not refuse a JPEG's trace of it.
+TEXTURE_NOISE, COLOUR_NOISE = 0.01, (1.0, 1.0, 1.0, 0.25, 0.25, 0.25)
 #: What is said of an image that has less of a quality than any cal image.
 POOR = {"brightness": "darker than every image of the calibration set", "sharpness": "more blurred than every image of the calibration set"}
 
 
-def gaussian(features: Floats, labels: NDArray[np.int64], classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Means (classes, D), NaN for a class without a row, and the shared precision (D, D) of `features` (N, D) with `labels` (N,)."""
+def colour(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of (N, H, W, 3) images, (N, 6): the mean of Y, Cb and Cr in 0..255 units, and the logarithm of 2 + the standard deviation of each."""
+    channels = images.astype(np.float64) @ YCC.T
+    return np.concatenate([channels.mean((1, 2)), np.log(2 + channels.std((1, 2)))], axis=1)
+
+
+def gaussian(features: Floats, labels: NDArray[np.int64], classes: int, noise: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Means (classes, D), NaN for a class without a row, and the shared precision (D, D) of `features` (N, D) with `labels` (N,).
+
+    `noise` is the standard deviation, in each feature's units, that measuring adds: the least that counts as a difference.
+    """
     from sklearn.covariance import LedoitWolf  # here: the page reads this module before any model is loaded
 
     mean = np.full((classes, features.shape[1]), np.nan)
     for c in np.unique(labels):
         mean[c] = features[labels == c].mean(0)
-    precision = LedoitWolf(assume_centered=True).fit(features - mean[labels]).precision_
+    within = features - mean[labels]
+    scale = np.hypot(within.std(0), noise)  # Ledoit and Wolf shrink to one variance for all, which wants one unit for all
+    covariance = LedoitWolf(assume_centered=True).fit(within / scale).covariance_ + np.diag((noise / scale) ** 2)
+    precision = np.linalg.inv(covariance) / np.outer(scale, scale)
     return mean.astype(np.float32), precision.astype(np.float32)
 
 
-def distances(features: Floats, mean: Floats, precision: Floats) -> NDArray[np.float64]:
-    """Squared Mahalanobis distance (N, C) of `features` (N, D) to each row of `mean` (C, D); infinite where that is NaN."""
+def mahalanobis(features: Floats, mean: Floats, precision: Floats) -> NDArray[np.float64]:
+    """Squared Mahalanobis distance, per dimension, (N, C) of `features` (N, D) to each row of `mean` (C, D); infinite where that is NaN."""
     gaps = features.astype(np.float64)[:, None] - mean[None].astype(np.float64)
-    found = np.einsum("ncd,de,nce->nc", gaps, precision.astype(np.float64), gaps, optimize=True)
+    found = np.einsum("ncd,de,nce->nc", gaps, precision.astype(np.float64), gaps, optimize=True) / features.shape[1]
     return np.where(np.isnan(found), np.inf, found)
+
+
+def learn(texture: Floats, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> dict[str, NDArray[np.float32]]:
+    """What known images look like, of training `images` (N, H, W, 3) with `texture` (N, D) and `labels` (N,): the arrays of `distances`."""
+    features = {"texture": texture, "colour": colour(images)}
+    noise = {"texture": np.full(texture.shape[1], TEXTURE_NOISE), "colour": np.array(COLOUR_NOISE)}
+    found = {view: gaussian(features[view], labels, classes, noise[view]) for view in VIEWS}
+    return {f"{view}_{name}": values for view, pair in found.items() for name, values in zip(("mean", "precision"), pair, strict=True)}
+
+
+def distances(texture: Floats, images: NDArray[np.uint8], known: Mapping[str, Floats]) -> NDArray[np.float64]:
+    """Distance (VIEWS, N, C) in each view of `images` (N, H, W, 3) with `texture` (N, D) to each class that `known` (`learn`) tells of."""
+    features = {"texture": texture, "colour": colour(images)}
+    return np.stack([mahalanobis(features[view], known[f"{view}_mean"], known[f"{view}_precision"]) for view in VIEWS])
+
+
+def flat(known: Mapping[int, Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+    """The arrays of `learn` of each seed under the names they have in FILE."""
+    return {f"{seed}.{name}": values for seed, arrays in known.items() for name, values in arrays.items()}
+
+
+def nested(arrays: Mapping[str, NDArray[np.float32]]) -> dict[int, dict[str, NDArray[np.float32]]]:
+    """What `flat` made flat."""
+    found: dict[int, dict[str, NDArray[np.float32]]] = {}
+    for key, values in arrays.items():
+        seed, name = key.split(".")
+        found.setdefault(int(seed), {})[name] = values
+    return found
 
 
 def quality(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
@@ -70,34 +120,54 @@ def limit(own: Floats, every: Floats) -> float | None:
     return None if found is None else float(f"{found * (1 + 1e-5):.6g}")  # a little on the safe side of what float32 can tell
 
 
-def refused(distance: Floats, limits: Sequence[float | None]) -> NDArray[np.bool_]:
-    """Whether each row of `distance` (N, C) lies beyond every class's limit; never where one class has none."""
-    return np.asarray((distance > np.array([np.inf if v is None else v for v in limits])).all(-1))
+def limits(own: Floats, labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """The limits (VIEWS, classes) that hold together, of cal images with `labels` (N,) and distances `own` (VIEWS, N), each to its own class.
+
+    First each view's own limit; then both are moved out alike, as far as what exceeds either wants. Infinite where images are too few.
+    """
+
+    def of_class(values: Floats) -> NDArray[np.float64]:
+        found = [limit(values[labels == c], values) for c in range(classes)]
+        return np.array([np.inf if v is None else v for v in found])
+
+    apart = np.stack([of_class(view) for view in own])
+    exceeds = (own / apart[:, labels]).max(0)
+    return np.asarray(apart * of_class(exceeds))
+
+
+def excess(distance: Floats, limits: Floats) -> NDArray[np.float64]:
+    """How many times as far as its nearest class accepts (N,) each image of `distance` (VIEWS, N, C) lies, given `limits` (VIEWS, C); over 1: refused."""
+    ratio = np.divide(distance, limits[:, None], out=np.zeros_like(distance), where=np.isfinite(limits)[:, None])
+    return np.asarray(np.sqrt(ratio.max(0).min(-1)))
 
 
 def fit(distance: Floats, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
-    """The record for model.json from the cal images (N, H, W, 3), their distances (N, C) and labels (N,): limits, and refused and n per class."""
-    own = distance[np.arange(len(labels)), labels]
-    known = np.isfinite(own)  # a class that train lacks has no distance of its own
-    limits = {c: limit(own[known & (labels == i)], own[known]) for i, c in enumerate(classes)}
-    beyond = refused(distance, list(limits.values()))
+    """The record for model.json from the cal images (N, H, W, 3), their distances (VIEWS, N, C) and labels (N,).
+
+    Limits by class and view, null where nothing is refused for its distance; per class how many were refused, and n.
+    """
+    own = distance[:, np.arange(len(labels)), labels]
+    known = np.isfinite(own).all(0)  # a class that train lacks has no distance of its own
+    found = limits(own[:, known], labels[known], len(classes))
+    beyond = excess(distance, found) > 1
     return {
         "level": LEVEL,
-        "limits": limits,
+        "limits": {
+            c: {v: float(f"{x:.6g}") if np.isfinite(x) else None for v, x in zip(VIEWS, found[:, i], strict=True)} for i, c in enumerate(classes)
+        },
         "quality": {name: float(f"{values.min():.6g}") for name, values in quality(images).items()},
         "cal": {c: {"refused": int(beyond[labels == i].sum()), "n": int((labels == i).sum())} for i, c in enumerate(classes)},
     }
 
 
 def reasons(distance: Floats, images: NDArray[np.uint8], record: Mapping[str, Any], classes: Sequence[str]) -> list[str | None]:
-    """Why the model may not speak on each of (N, H, W, 3) `images` with `distance` (N, C), in words; None where it may. `record` is that of `fit`."""
-    limits = [record["limits"][c] for c in classes]
-    beyond, found = refused(distance, limits), quality(images)
+    """Why the model may not speak on each of (N, H, W, 3) `images` with `distance` (VIEWS, N, C), in words; None where it may. `record`: of `fit`."""
+    found = np.array([[record["limits"][c][view] for c in classes] for view in VIEWS], np.float64)  # null becomes NaN
+    times, seen = excess(distance, np.nan_to_num(found, nan=np.inf)), quality(images)
     told: list[str | None] = []
     for i in range(len(images)):
-        why = [words for name, words in POOR.items() if found[name][i] < record["quality"][name] * (1 - 1e-5)]
-        if beyond[i]:
-            times = math.sqrt(min(d / v for d, v in zip(distance[i], limits, strict=True) if v))
-            why.insert(0, f"unlike the images that the model knows ({times:.2f} times as far from them as it accepts)")
+        why = [words for name, words in POOR.items() if seen[name][i] < record["quality"][name] * (1 - 1e-5)]
+        if times[i] > 1:
+            why.insert(0, f"unlike the images that the model knows ({times[i]:.2f} times as far from them as it accepts)")
         told.append("; ".join(why) or None)
     return told

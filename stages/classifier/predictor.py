@@ -41,9 +41,11 @@ def tempered(logits: NDArray[np.floating[Any]], info: Mapping[str, Any], seeds: 
 
 
 class Predictor:
-    """The seed ensemble of one regime. `info` is its model.json, `known` the means and precisions of `ood.gaussian`, by "mean1", "precision1", ..."""
+    """The seed ensemble of one regime. `info` is its model.json, `known` by seed what `ood.learn` found."""
 
-    def __init__(self, info: dict[str, Any], models: dict[str, torch.nn.Module], known: dict[str, NDArray[np.float32]] | None = None) -> None:
+    def __init__(
+        self, info: dict[str, Any], models: dict[str, torch.nn.Module], known: dict[int, dict[str, NDArray[np.float32]]] | None = None
+    ) -> None:
         self.info, self._models, self._known = info, models, known
         self.classes: list[str] = info["classes"]
         self.seeds: list[int] = info["seeds"]
@@ -71,19 +73,18 @@ class Predictor:
         """Per image of (N, H, W, 3) uint8, why the model may not speak on it; None where it may, or where the model has no record to tell."""
         if self._known is None or not len(images):
             return [None] * len(images)
-        known = self._known
-        found = [ood.distances(backbone.texture(self._models[str(s)], images), known[f"mean{s}"], known[f"precision{s}"]) for s in self.seeds]
+        found = [ood.distances(backbone.texture(self._models[str(s)], images), images, self._known[s]) for s in self.seeds]
         return ood.reasons(np.mean(found, axis=0), images, self.info["ood"], self.classes)
 
 
-def read_known(folder: Path, info: Mapping[str, Any]) -> dict[str, NDArray[np.float32]] | None:
-    """What the model knows its images by; None for one trained before that was kept. `LawError` when it was changed."""
+def read_known(folder: Path, info: Mapping[str, Any]) -> dict[int, dict[str, NDArray[np.float32]]] | None:
+    """By seed, what the model knows its images by; None for one trained before that was kept. `LawError` when it was changed."""
     if "ood" not in info:
         return None
     path = folder / ood.FILE
     if not path.exists() or sha256(path) != info["ood"]["sha256"]:
         raise LawError(f"{path} is missing or was changed since the model was trained; restore it with `dvc checkout` or rebuild it with `dvc repro`")
-    return dict(load_file(path))
+    return ood.nested(load_file(path))
 
 
 def why_absent(folder: Path) -> str | None:
