@@ -4,7 +4,7 @@ In:  params.yaml (block `pretrain`); the drawings come from namespaces of their 
 Out: OUT_DIR/{tokenizer,text_encoder,unet,vae,scheduler}/ and model_index.json (a diffusers `StableDiffusionPipeline`,
      fp16 safetensors), OUT_DIR/backbone/ (timm weights), groups_seen.txt, card.json, card.md, samples.png.
 
-    python -m stages.pretrain OUT_DIR        (frozen in dvc.yaml: about two hours on two cores)
+    python -m stages.pretrain OUT_DIR        (frozen in dvc.yaml: about three hours on two cores)
 
 Finished parts are kept in .cache/pretrain, keyed by their parameters, so that an interrupted run goes on.
 """
