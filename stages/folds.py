@@ -31,7 +31,7 @@ from stages.metrics.intervals import bootstrap, with_interval
 from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_bytes, write_json, write_text
-from stages.runtime.launch import LOCK, TARGETS, alone, call, preset_in_place, read_preset, require_images, restore
+from stages.runtime.launch import LOCK, alone, call, preset_in_place, read_preset, require_images, restore
 from stages.runtime.params import REGIMES, Params
 
 CACHE = Path(".cache/folds")
@@ -79,7 +79,7 @@ def run_folds(preset: str) -> tuple[Params, list[Path]]:
                 continue
             print(f"fold {k + 1} of {len(kept)}", flush=True)
             with preset_in_place(own, Path("reports", params.dataset, LOCK)):
-                if call([sys.executable, "-m", "dvc", "repro", *TARGETS], hold):
+                if call([sys.executable, "-m", "dvc", "repro", "evaluate"], hold):
                     print(f"error: fold {k + 1} stopped; `make folds PRESET={preset}` goes on from its last finished stage.", file=sys.stderr)
                     raise SystemExit(1)
                 harvest(params, key, place)

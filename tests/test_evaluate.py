@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from stages import evaluate, summary
 from stages.classifier import mix
 from stages.classifier.predictor import Predictor
+from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash, write_seen
 from stages.dataset.table import write_table
 from stages.imaging.refining import encode_png
+from stages.metrics.report import candidate_how
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json, sha256, sha256_folder, write_json
-from stages.runtime.params import REGIMES
+from stages.runtime.params import REGIMES, read_params
+from stages.train import describe
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["df", "nv", "vasc"]
@@ -276,6 +279,13 @@ def test_the_oracle_is_the_ceiling_and_the_candidate_may_be_the_curriculum(place
     text = (report / "verdict.md").read_text()
     assert "Candidate `curriculum`, with class weights in its loss (power 0.5), its synthetic images chosen as `hard`, 5 seeds" in text
     assert "that `curriculum` recovers: rare F1 " in text
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_of_every_regime_there_are_words_for_what_sets_it_apart(regime: str) -> None:
+    params = read_params(ROOT / "params.yaml")
+    training = describe(params, read_card(ROOT / "data/phantom.yaml"), regime, None)["training"]
+    assert candidate_how(training | {"logit_tau": 0.5}).endswith("logit adjustment (tau 0.5)")
 
 
 def test_data_without_an_oracle_and_controls_that_were_left_out_end_well_and_say_so(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
