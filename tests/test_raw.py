@@ -34,6 +34,30 @@ def images(raw: Path, *names: str) -> None:
         (raw / name).write_bytes(b"")
 
 
+def deep(folder: Path, levels: int) -> int:
+    """Make `levels` folders with names of 200 letters one in the other, whose path no call of the system takes; a descriptor of the last."""
+    inside = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d" * 200, dir_fd=inside)
+        outer, inside = inside, os.open("d" * 200, os.O_RDONLY, dir_fd=inside)
+        os.close(outer)
+    return inside
+
+
+def test_a_path_that_is_too_long_says_so(tmp_path: Path) -> None:
+    os.close(deep(tmp_path, 21))
+    with pytest.raises(UserError, match="shorten the names of the folders"):
+        list_files(tmp_path)
+
+
+def test_a_file_whose_path_is_too_long_is_left_out_like_any_other(tmp_path: Path) -> None:
+    inside = deep(tmp_path, (4090 - len(str(tmp_path))) // 201)
+    os.close(os.open("f" * 250, os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+    os.close(inside)
+    found = listed(tmp_path, {"kind": "folders", "labels": {"A": "a", "B": "b"}})
+    assert list(found.refused.values()) == [f"label {'d' * 200!r} is not in the card"]
+
+
 def test_a_folder_that_cannot_be_read_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images(tmp_path, "a/1.png")
     walk = os.walk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
@@ -41,7 +42,8 @@ def list_files(raw: str | Path) -> list[str]:
     """
 
     def stop(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): its files would be missing without a word; change its permissions")
+        advice = "shorten the names of the folders on the way to it" if error.errno == errno.ENAMETOOLONG else "change its permissions"
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): its files would be missing without a word; {advice}")
 
     if not os.path.isdir(raw):
         raise UserError(f"{raw} does not exist or is no folder: put the images there")
@@ -98,9 +100,9 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
 
 def _known_as(path: Path) -> str | None:
     """What a file is that may have been put among images by mistake, such as an archive that is still to be unpacked."""
-    if not path.is_file():  # a link to nowhere, or a pipe that would block
-        return None
     try:
+        if not path.is_file():  # a link to nowhere, or a pipe that would block
+            return None
         with path.open("rb") as file:
             return known_as(file.read(512))
     except OSError:
