@@ -201,6 +201,12 @@ def test_frames_with_windows_of_their_own() -> None:
     assert next(decode_frames(written(one), "middle")).frame == 1
 
 
+def test_no_frames_are_one() -> None:
+    one = dataset(RAMP, NumberOfFrames=0)
+    assert [(d.frame, d.frames) for d in decode_frames(written(one), "all")] == [(0, 1)]
+    assert np.array_equal(grey(one), window(RAMP))
+
+
 def test_the_file_may_say_that_text_is_burned_in() -> None:
     assert decode(written(dataset(RAMP, BurnedInAnnotation="YES"))).burned_in_text
     assert not decode(written(dataset(RAMP, BurnedInAnnotation="NO"))).burned_in_text

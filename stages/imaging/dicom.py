@@ -57,7 +57,8 @@ def open_dicom(data: bytes) -> Opened:
         if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise Refused(f"a DICOM file without an image: {_imageless(dataset)}")
         rows, columns, samples = _int(dataset, "Rows", 0), _int(dataset, "Columns", 0), _int(dataset, "SamplesPerPixel", 1)
-        frames, bits = _int(dataset, "NumberOfFrames", 1), _int(dataset, "BitsAllocated", 64)
+        # Some devices write 0 for one frame, and pydicom reads it so.
+        frames, bits = _int(dataset, "NumberOfFrames", 1) or 1, _int(dataset, "BitsAllocated", 64)
         kind = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
         stored = _int(dataset, "BitsStored", bits)
     except (Refused, MemoryError):
