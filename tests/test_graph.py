@@ -37,6 +37,11 @@ def test_a_second_repro_runs_nothing(built: Path) -> None:
     assert ran(dvc(built, "repro")) == set()
 
 
+def test_the_audit_comes_last_so_that_one_that_stops_takes_no_verdict_with_it() -> None:
+    """DVC runs stages that do not need one another in the order of the file."""
+    assert list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])[-1] == "audit"
+
+
 def test_a_changed_prompt_reruns_that_disease_and_what_follows(built: Path) -> None:
     card = yaml.safe_load((built / "data/phantom.yaml").read_text())
     card["prompts"]["df"] = ["a photo of {title}"]
