@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -11,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages.runtime.launch import read_preset
 from tests import readme
@@ -109,6 +113,16 @@ def test_a_second_call_sets_nothing_up_again(bare: Path) -> None:
     assert len(calls.read_text().splitlines()) == 4
 
 
+def test_what_was_set_up_can_be_activated_as_the_readme_says(bare: Path) -> None:
+    program(bare.parent / "bin/uv", FAKE_UV)
+    (bare / "stages/__init__.py").touch()
+    (bare / "stages/runtime/launch.py").touch()
+    here = {"BIN": str(bare.parent / "bin"), "UV_CALLS": str(bare.parent / "calls"), "NEED_GB": "0"}
+    assert make(bare, "reproduce", f"PYTHON={interpreter()}", **here).returncode == 0
+    found = subprocess.run(["bash", "-c", "source .venv/bin/activate && command -v python"], cwd=bare, check=True, capture_output=True, text=True)
+    assert Path(found.stdout.strip()) == bare / ".venv/bin/python"
+
+
 def test_make_help_prints_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z]+):", text, re.MULTILINE)
@@ -146,6 +160,13 @@ COVERED = {
     "make test": "tests/test_commands.py",
 }
 MARKED = re.compile(r"# .*(needs|minutes)")
+#: What a documented target runs, as the test that `COVERED` names for it runs it without make; `make test` is this suite.
+RECIPES = {
+    "make reproduce PRESET=smoke": "python -m stages.runtime.launch smoke",
+    "make app": "python -m streamlit run app/main.py",
+    "make api PORT=8000": "python -m app.api 8000",
+    "make test": "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder",
+}
 
 
 def documented() -> list[tuple[str, str]]:
@@ -165,6 +186,41 @@ def test_a_command_of_the_readme_is_run_by_a_test_or_marked(command: str, line: 
     preset = re.search(r"PRESET=([a-z0-9_-]+)", command)
     if preset and preset[1] != "clinic":  # the example of a reader's own
         read_preset(preset[1], ROOT / "presets", ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(("command", "recipe"), RECIPES.items())
+def test_a_documented_target_runs_what_its_test_runs(command: str, recipe: str) -> None:
+    assert {c for c in COVERED if c.startswith("make ")} == RECIPES.keys()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # those of the make that runs the suite
+    what, *words = command.split()
+    done = subprocess.run([what, "--dry-run", *words], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == recipe
+
+
+class Understood(Exception):
+    """The arguments were taken."""
+
+
+@pytest.mark.parametrize("command", sorted({c for c, _ in documented() if c.startswith("python -m stages.")}))
+def test_a_documented_script_takes_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A dry run: those marked as needing data, network or time get no further in the suite on their own paths.
+    name, *words = shlex.split(command.split(" > ")[0], comments=True)[2:]
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(self: argparse.ArgumentParser) -> None:
+        parse(self)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(Understood):
+        importlib.import_module(name).main()
+
+
+def test_a_documented_stage_of_dvc_exists() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    named = [c.split()[2] for c, _ in documented() if c.startswith("dvc repro ")]
+    assert named and set(named) <= stages.keys()
 
 
 def test_the_result_in_the_readme_is_the_one_in_reports() -> None:

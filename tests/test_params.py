@@ -40,6 +40,13 @@ def test_a_preset_is_valid_and_its_card_exists(name: str) -> None:
     assert params.base.source == "models/base" or params.base.revision, "a hub id is pinned"
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_the_presets_for_a_gpu_differ_in_the_backbone_alone(backbone: str) -> None:
+    first, other = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("ham10000-sd15", f"ham10000-sd15-{backbone}"))
+    assert first["train"]["backbone"] == "efficientnet_b0"
+    assert other == {**first, "train": {**first["train"], "backbone": backbone}}
+
+
 def test_every_regime_has_its_block_and_its_stage() -> None:
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert {f"train_{regime}" for regime in REGIMES} == {name for name in graph if name.startswith("train_")}
