@@ -12,6 +12,7 @@ NO_PATIENT = "Every image marked **AI-generated** was drawn by a diffusion model
 #: Why a synthetic image was rejected (stages.diffusion.selection), and how one was begun (stages.diffusion.sampling).
 REASONS = {
     "judge": "the judge does not see what was asked for",
+    "out of distribution": "unlike real images of the diagnosis",
     "memorised": "almost a copy of a training image",
     "duplicate": "almost a copy of an accepted image",
     "black or flat": "nothing to see: black, or one colour",

@@ -129,10 +129,14 @@ def main() -> None:
 
         return share(mine, requests, state)
 
+    def judged(images: NDArray[np.uint8], requests: Sequence[Request]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        unseen = np.array([-1 if r.source is None else fold[r.source] for r in requests])
+        return judge.probabilities(images, unseen), judge.excess(images, disease, unseen)
+
     attempts = fill(
         planner(disease, templates, info["token"], own, known, p, hashes),
         draw,
-        lambda images, requests: judge.probabilities(images, np.array([-1 if r.source is None else fold[r.source] for r in requests])),
+        judged,
         pool=p.pool, max_attempts=p.max_attempts, wanted=judge.classes.index(disease), accept=judge.accept,
         train=decode(train["image"]), min_distance=p.min_distance,
     )  # fmt: skip

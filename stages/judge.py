@@ -1,7 +1,8 @@
 """Train the judge: one classifier a fold on the real training images of the other folds.
 
 In:  dataset card, refined images, split (train rows with their fold), base (starting weights).
-Out: OUT_DIR/fold<k>.safetensors, judge.json (classes, accept, recall out of fold, hashes), groups_seen.txt.
+Out: OUT_DIR/fold<k>.safetensors, ood.safetensors (what each fold's images look like), judge.json (classes, accept, recall and limits
+     out of fold, hashes), groups_seen.txt.
 
     python -m stages.judge CARD REFINED SPLIT BASE_DIR OUT_DIR
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from stages.runtime import determinism
 
 import numpy as np
-from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from stages.classifier import backbone
+from stages.classifier import backbone, ood
 from stages.classifier.fit import Recipe, class_weights, fit
 from stages.classifier.start import seen_by_start, start_weights
 from stages.dataset.card import read_card_to_learn
@@ -44,7 +46,7 @@ def main() -> None:
     train = split[split["split"] == "train"].merge(read_table(args.refined, ["id", "image"]), on="id")
     images = decode(train["image"], params.refine.size)
     classes = card.class_names
-    labels = train["label"].map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
+    labels = np.asarray(train["label"].map(classes.index), np.int64)
     folds = train["fold"].to_numpy(np.int64)
     every = sorted(set(folds.tolist()))
     for fold in every:
@@ -53,7 +55,7 @@ def main() -> None:
             raise UserError(f"without fold {fold} no training image of {', '.join(missing)} is left: lower split.folds or add images")
     out = fresh(args.out_dir)
 
-    def learn(fold: int, tick: Tick) -> tuple[dict[str, str], NDArray[np.bool_]]:
+    def learn(fold: int, tick: Tick) -> dict[str, Any]:
         own = folds != fold
         model = backbone.build(p.backbone, len(classes), start, params.train.pretrained, seed=fold)
         recipe = Recipe(
@@ -64,13 +66,21 @@ def main() -> None:
         path = out / f"fold{fold}.safetensors"
         backbone.save(model, path, half=True)
         judged = backbone.load(p.backbone, len(classes), path)
-        return {"file": path.name, "sha256": sha256(path)}, backbone.logits(judged, images[~own]).argmax(1) == labels[~own]
+        texture = backbone.texture(judged, images)
+        known = ood.learn(texture[own], images[own], labels[own], len(classes))
+        distance = ood.distances(texture[~own], images[~own], known)
+        return {
+            "weights": {"file": path.name, "sha256": sha256(path)},
+            "right": backbone.logits(judged, images[~own]).argmax(1) == labels[~own],
+            "known": known,
+            "distance": distance[:, np.arange(distance.shape[1]), labels[~own]],
+        }
 
-    learned = each(learn, every, params.threads, "judge", "step", p.steps * len(every))
-    weights = {str(fold): said for fold, (said, _) in zip(every, learned, strict=True)}
-    right = np.zeros(len(train), bool)
-    for fold, (_, own_right) in zip(every, learned, strict=True):
-        right[folds == fold] = own_right
+    learned = dict(zip(every, each(learn, every, params.threads, "judge", "step", p.steps * len(every)), strict=True))
+    right, distance = np.zeros(len(train), bool), np.zeros((len(ood.VIEWS), len(train)))
+    for fold, one in learned.items():
+        right[folds == fold], distance[:, folds == fold] = one["right"], one["distance"]
+    save_file(ood.flat({fold: one["known"] for fold, one in learned.items()}), out / ood.FILE)
     write_seen(out, seen | {group_hash(g) for g in train["group"]})
     write_json(
         out / "judge.json",
@@ -78,7 +88,8 @@ def main() -> None:
             "classes": classes,
             "backbone": p.backbone,
             "accept": p.accept,
-            "weights": weights,
+            "weights": {str(fold): one["weights"] for fold, one in learned.items()},
+            "ood": {"sha256": sha256(out / ood.FILE), "limits": ood.named(ood.limits(distance, labels, len(classes)), classes)},
             "recall_out_of_fold": {c: {"value": round(float(right[labels == i].mean()), 4), "n": int((labels == i).sum())} for i, c in enumerate(classes)},
         },
     )  # fmt: skip

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.special import softmax
 
-from stages.classifier import backbone, mix
+from stages.classifier import backbone, mix, ood
 from stages.classifier.augment import augment, rand_augment
 from stages.classifier.fit import Recipe, batches, class_weights, course, fit, focal_loss
 from stages.classifier.judge import Judge, load_judge
@@ -138,7 +139,8 @@ def test_without_the_filter_each_slot_gives_its_first_finite_image(tmp_path: Pat
                 "accepted": ok,
                 "slot": slot,
                 "attempt": attempt,
-                "p_df": 0.5,
+                "p_df": 0.5 if slot else 0.3,
+                "p_nv": 0.4,
                 "image": b"x" if there else None,
             }
             for slot, attempt, ok, there in rows
@@ -147,6 +149,7 @@ def test_without_the_filter_each_slot_gives_its_first_finite_image(tmp_path: Pat
     write_table(tmp_path / "df/part-0.parquet", table)
     assert sorted(mix.read_synthetic(tmp_path, ["df"], SPLIT, "off")["id"]) == ["s0a0", "s1a0", "s2a1"]
     assert sorted(mix.read_synthetic(tmp_path, ["df"], SPLIT, "random")["id"]) == ["s0a1", "s1a0"]
+    assert mix.read_synthetic(tmp_path, ["df"], SPLIT, "hard")["id"].tolist() == ["s1a0"], "hard, but the judge finds nothing more likely"
 
 
 def with_oracle(n: int) -> pd.DataFrame:
@@ -283,13 +286,25 @@ def test_a_tampered_model_and_one_that_saw_a_test_lesion_are_refused(tmp_path: P
         load(folder)
 
 
+def described(model: torch.nn.Module, seed: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]:
+    """Texture, pixels and labels of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (20, 32, 32, 3), np.uint8)
+    return backbone.texture(model, pixels), pixels, np.repeat([0, 1], 10)
+
+
 def test_the_judge_of_an_image_never_saw_its_source_lesion(tmp_path: Path) -> None:
     models = [backbone.build(NAME, 2, seed=k) for k in range(2)]
-    judge = Judge(["df", "nv"], 0.5, models)
+    known = [ood.learn(*described(m, 40 + k), 2) for k, m in enumerate(models)]
+    limits = np.ones((len(ood.VIEWS), 2))
+    judge = Judge(["df", "nv"], 0.5, models, known, limits)
     images, _ = two_colours(3)
     images[:] = np.random.default_rng(0).integers(0, 255, images.shape)
-    alone = [Judge(["df", "nv"], 0.5, [m]).probabilities(images) for m in models]
+    single = [Judge(["df", "nv"], 0.5, [m], [k], limits) for m, k in zip(models, known, strict=True)]
+    alone = [one.probabilities(images) for one in single]
     got = judge.probabilities(images, np.array([1, -1, 0]))
+    far, apart = judge.excess(images, "nv", np.array([1, -1, 0])), [one.excess(images, "nv") for one in single]
+    assert far[0] == apart[1][0] and far[2] == apart[0][2] and apart[0][1] != apart[1][1]
+    assert min(apart[0][1], apart[1][1]) <= far[1] <= max(apart[0][1], apart[1][1]) * 1.001
     assert np.allclose(got[0], alone[1][0]) and np.allclose(got[1], (alone[0][1] + alone[1][1]) / 2) and np.allclose(got[2], alone[0][2])
     write_seen(tmp_path, [group_hash("gt")])
     write_json(tmp_path / "judge.json", {"classes": ["df", "nv"], "backbone": NAME, "accept": 0.5, "weights": weights(tmp_path, ["0"])})

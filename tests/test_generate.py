@@ -29,7 +29,7 @@ from stages.diffusion import adapter, sampling
 from stages.diffusion.base import open_pipeline
 from stages.diffusion.planning import places, planner
 from stages.diffusion.sampling import IMAGE, INTERCLASS, TEXT, Request, Sampler, share
-from stages.diffusion.selection import BROKEN, DUPLICATE, EMPTY, JUDGE, MEMORISED, fill
+from stages.diffusion.selection import BROKEN, DUPLICATE, EMPTY, JUDGE, MEMORISED, STRANGE, fill
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import SOURCE_TYPE, is_marked
 from stages.runtime.errors import LawError, UserError
@@ -300,11 +300,14 @@ def picture(seed: int) -> NDArray[np.float32]:
 
 
 def choose(images: dict[tuple[int, int], NDArray[np.float32]], pool: int = 2, max_attempts: int = 3, train: int = 900) -> list[tuple[int, int, str]]:
-    """(slot, attempt, reason) of every attempt when `images` are drawn; the judge wants red under 0.9 on average."""
+    """(slot, attempt, reason) of every attempt when `images` are drawn; the judge wants red under 0.9 on average, and real images have blue under that."""
     done = fill(
         lambda slot, attempt: Request(slot, attempt, TEXT, "", None, None, 10 * slot + attempt),
         lambda some: np.stack([images.get((r.slot, r.attempt), picture(r.seed)) for r in some]),
-        lambda pixels, _: np.array([[0.2, 0.8] if p[..., 0].mean() < 230 else [0.8, 0.2] for p in pixels]),
+        lambda pixels, _: (
+            np.array([[0.2, 0.8] if p[..., 0].mean() < 230 else [0.8, 0.2] for p in pixels]),
+            np.array([p[..., 2].mean() / 230 for p in pixels]),
+        ),
         pool=pool, max_attempts=max_attempts, wanted=1, accept=0.5,
         train=np.round(picture(train)[None] * 255).astype(np.uint8), min_distance=0.05,
     )  # fmt: skip
@@ -324,8 +327,9 @@ def test_good_images_are_taken_at_once() -> None:
         (np.rot90(picture(900)).copy(), MEMORISED),
         (picture(900)[:, ::-1] + np.float32(0.02), MEMORISED),
         (np.maximum(picture(5), np.array([1, 0, 0], np.float32)), JUDGE),
+        (np.maximum(picture(5), np.array([0, 0, 1], np.float32)), STRANGE),
     ],
-    ids=["nan", "black", "copy", "turned copy", "mirrored brighter copy", "wrong class"],
+    ids=["nan", "black", "copy", "turned copy", "mirrored brighter copy", "wrong class", "unlike real images"],
 )
 def test_a_bad_image_is_refused_and_its_slot_drawn_again(bad: NDArray[np.float32], reason: str) -> None:
     assert choose({(0, 0): bad, (0, 1): bad}) == [(0, 0, reason), (0, 1, reason), (0, 2, ""), (1, 0, "")]

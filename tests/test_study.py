@@ -15,7 +15,7 @@ from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json, write_text
 from stages.runtime.params import read_params
 from tests.repository import ROOT
-from tests.test_evaluate import RARE, Workplace
+from tests.test_evaluate import CLASSES, RARE, Workplace
 
 TRIES: dict[str, list[dict[str, Any]]] = {
     "combined": [{"mix": {"per_class": 1}}, {"mix": {"per_class": 2}}, {"train_combined": {"real_weight": 2.0}}],
@@ -39,8 +39,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, 
     place = Workplace(tmp_path)
     write_study(tmp_path)
     write_json(place.models / "base/base.json", {"backbone_name": "none", "hash": "h"})
+    judged = {f"p_{c}": 0.1 for c in CLASSES}
     for disease in RARE:  # what stage generate writes besides
-        table = read_table(place.synthetic / disease).assign(slot=range(8), attempt=0, **{f"p_{disease}": np.linspace(0.2, 0.9, 8)})
+        table = read_table(place.synthetic / disease).assign(slot=range(8), attempt=0, **judged | {f"p_{disease}": np.linspace(0.2, 0.9, 8)})
         write_table(place.synthetic / disease / "part.parquet", table)
     calls: list[tuple[Any, ...]] = []
 

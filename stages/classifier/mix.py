@@ -24,17 +24,20 @@ def read_synthetic(folder: Path, rare: Sequence[str], split: pd.DataFrame, selec
     """Synthetic images (id, label, p, image) that may be chosen, of the diseases in `rare`, whatever else lies in `folder`.
 
     `p` is the judge's probability of the image's own label. The accepted ones; with `select` "off" what the generator gives
-    without a filter, the first finite image of each slot. Raises `LawError` when one carries the id of a real image or another disease's label.
+    without a filter, the first finite image of each slot; with "hard" and "easy" those of the accepted ones of which the judge finds
+    no other class more likely, so that hard ones are hard but correct. Raises `LawError` when one carries the id of a real image or another disease's label.
     """
     parts = []
+    judged = [f"p_{c}" for c in sorted(split["label"].unique())]
     for disease in sorted(rare):
-        own = f"p_{disease}"
-        table = read_table(folder / disease, ["id", "label", "accepted", "slot", "attempt", own, "image"])
+        table = read_table(folder / disease, ["id", "label", "accepted", "slot", "attempt", *judged, "image"])
         if set(table["label"]) - {disease}:
             raise LawError(f"{folder / disease} holds images labelled {sorted(set(table['label']) - {disease})}")
         first = table[table["image"].notna()].sort_values(["slot", "attempt"]).drop_duplicates("slot")
         eligible = first if select == "off" else table[table["accepted"]]
-        parts.append(eligible.rename(columns={own: "p"})[["id", "label", "p", "image"]])
+        if select in ("easy", "hard"):
+            eligible = eligible[eligible[f"p_{disease}"] == eligible[judged].max(axis=1)]
+        parts.append(eligible.rename(columns={f"p_{disease}": "p"})[["id", "label", "p", "image"]])
     joined = pd.concat(parts, ignore_index=True)
     real = set(joined["id"]) & set(split["id"])
     if real:

@@ -135,6 +135,17 @@ def limits(own: Floats, labels: NDArray[np.int64], classes: int) -> NDArray[np.f
     return np.asarray(apart * of_class(exceeds))
 
 
+def named(limits: Floats, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """`limits` (VIEWS, C) by class and view, for JSON: null where there is none."""
+    return {c: {v: float(f"{x:.6g}") if np.isfinite(x) else None for v, x in zip(VIEWS, limits[:, i], strict=True)} for i, c in enumerate(classes)}
+
+
+def unnamed(record: Mapping[str, Mapping[str, float | None]], classes: Sequence[str]) -> NDArray[np.float64]:
+    """The limits (VIEWS, C) that `named` put down, infinite where there is none."""
+    found = np.array([[record[c][view] for c in classes] for view in VIEWS], np.float64)  # null becomes NaN
+    return np.asarray(np.nan_to_num(found, nan=np.inf))
+
+
 def excess(distance: Floats, limits: Floats) -> NDArray[np.float64]:
     """How many times as far as its nearest class accepts (N,) each image of `distance` (VIEWS, N, C) lies, given `limits` (VIEWS, C); over 1: refused."""
     ratio = np.divide(distance, limits[:, None], out=np.zeros_like(distance), where=np.isfinite(limits)[:, None])
@@ -152,9 +163,7 @@ def fit(distance: Floats, images: NDArray[np.uint8], labels: NDArray[np.int64], 
     beyond = excess(distance, found) > 1
     return {
         "level": LEVEL,
-        "limits": {
-            c: {v: float(f"{x:.6g}") if np.isfinite(x) else None for v, x in zip(VIEWS, found[:, i], strict=True)} for i, c in enumerate(classes)
-        },
+        "limits": named(found, classes),
         "quality": {name: float(f"{values.min():.6g}") for name, values in quality(images).items()},
         "cal": {c: {"refused": int(beyond[labels == i].sum()), "n": int((labels == i).sum())} for i, c in enumerate(classes)},
     }
@@ -162,8 +171,7 @@ def fit(distance: Floats, images: NDArray[np.uint8], labels: NDArray[np.int64], 
 
 def reasons(distance: Floats, images: NDArray[np.uint8], record: Mapping[str, Any], classes: Sequence[str]) -> list[str | None]:
     """Why the model may not speak on each of (N, H, W, 3) `images` with `distance` (VIEWS, N, C), in words; None where it may. `record`: of `fit`."""
-    found = np.array([[record["limits"][c][view] for c in classes] for view in VIEWS], np.float64)  # null becomes NaN
-    times, seen = excess(distance, np.nan_to_num(found, nan=np.inf)), quality(images)
+    times, seen = excess(distance, unnamed(record["limits"], classes)), quality(images)
     told: list[str | None] = []
     for i in range(len(images)):
         why = [words for name, words in POOR.items() if seen[name][i] < record["quality"][name] * (1 - 1e-5)]

@@ -77,10 +77,8 @@ class Predictor:
         return ood.reasons(np.mean(found, axis=0), images, self.info["ood"], self.classes)
 
 
-def read_known(folder: Path, info: Mapping[str, Any]) -> dict[int, dict[str, NDArray[np.float32]]] | None:
-    """By seed, what the model knows its images by; None for one trained before that was kept. `LawError` when it was changed."""
-    if "ood" not in info:
-        return None
+def read_known(folder: Path, info: Mapping[str, Any]) -> dict[int, dict[str, NDArray[np.float32]]]:
+    """What `ood.learn` found, by seed or fold, of the models in `folder`, whose record is `info["ood"]`. `LawError` when it was changed."""
     path = folder / ood.FILE
     if not path.exists() or sha256(path) != info["ood"]["sha256"]:
         raise LawError(f"{path} is missing or was changed since the model was trained; restore it with `dvc checkout` or rebuild it with `dvc repro`")
@@ -107,4 +105,6 @@ def load(folder: str | Path, split: pd.DataFrame | None = None) -> Predictor:
         raise LawError(f"{folder}/groups_seen.txt was changed since the model was trained")
     if split is not None:
         refuse_overlap(read_seen(folder), split, f"model {folder}")
-    return Predictor(info, read_weights(folder, info["weights"], info["backbone"], len(info["classes"])), read_known(folder, info))
+    return Predictor(
+        info, read_weights(folder, info["weights"], info["backbone"], len(info["classes"])), read_known(folder, info) if "ood" in info else None
+    )

@@ -1,4 +1,4 @@
-"""Which synthetic images are kept: the judge names the right class, nothing is memorised, repeated, black or broken."""
+"""Which synthetic images are kept: the judge names the right class and finds them among its real images, nothing is memorised, repeated, black or broken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.imaging.dihedral import dihedral
 THUMB = 16
 HOPELESS = 100  # a round of this many draws without a single accepted one ends the drawing: the next would be no better
 FLAT = 0.02  # standard deviation over all pixels (0..1) under which an image shows nothing
-BROKEN, EMPTY, MEMORISED, DUPLICATE, JUDGE = "not finite", "black or flat", "memorised", "duplicate", "judge"
+BROKEN, EMPTY, MEMORISED, DUPLICATE, JUDGE, STRANGE = "not finite", "black or flat", "memorised", "duplicate", "judge", "out of distribution"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def nearest(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np
 def fill(
     plan: Callable[[int, int], Request],
     draw: Callable[[Sequence[Request]], NDArray[np.float32]],
-    judge: Callable[[NDArray[np.uint8], Sequence[Request]], NDArray[np.float64]],
+    judge: Callable[[NDArray[np.uint8], Sequence[Request]], tuple[NDArray[np.float64], NDArray[np.float64]]],
     *,
     pool: int,
     max_attempts: int,
@@ -78,8 +78,9 @@ def fill(
 ) -> list[Attempt]:
     """Draw `pool` slots; a rejected slot is drawn again, up to `max_attempts` times in all (fewer when all is refused). Every attempt, by slot and attempt.
 
-    `plan(slot, attempt)` says what to draw, `draw` gives images (N, S, S, 3) in 0..1, `judge` their class probabilities (N, C).
-    Accepted: the judge gives class `wanted` at least `accept` (0 leaves the judge out); the thumb is `min_distance` or more away from
+    `plan(slot, attempt)` says what to draw, `draw` gives images (N, S, S, 3) in 0..1, `judge` their class probabilities (N, C) and how many
+    times as far as real images of class `wanted` they lie from these (N,). Accepted: the judge gives class `wanted` at least `accept` (0 leaves
+    that out) and finds it within that distance; the thumb is `min_distance` or more away from
     every image of `train` (its source too) and from every accepted one. All open slots are drawn before any is drawn again,
     and decided in order of slots, so that the result does not depend on how the drawing is batched.
     """
@@ -93,7 +94,8 @@ def fill(
         requests = [plan(slot, attempt) for slot in open_slots]
         pixels = [to_pixels(image, train.shape[1]) for image in draw(requests)]
         whole = [i for i, p in enumerate(pixels) if p is not None]
-        judged = dict(zip(whole, judge(np.stack([p for p in pixels if p is not None]), [requests[i] for i in whole]), strict=True)) if whole else {}
+        said = judge(np.stack([p for p in pixels if p is not None]), [requests[i] for i in whole]) if whole else ((), ())
+        judged = dict(zip(whole, zip(*said, strict=True), strict=True))
         again = []
         for i, (slot, request, image) in enumerate(zip(open_slots, requests, pixels, strict=True)):
             if image is None:
@@ -102,7 +104,7 @@ def fill(
                 continue
             own = thumbs(image[None])
             distance = float(nearest(own, known)[0])
-            p = judged[i]
+            p, excess = judged[i]
             if image.std() / 255 < FLAT:
                 reason = EMPTY
             elif distance < min_distance:
@@ -111,6 +113,8 @@ def fill(
                 reason = DUPLICATE
             elif p[wanted] < accept:
                 reason = JUDGE
+            elif excess > 1:
+                reason = STRANGE
             else:
                 reason = ""
                 taken = np.concatenate([taken, references(image[None])])
