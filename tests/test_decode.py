@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -293,3 +294,14 @@ def test_a_want_of_memory_is_not_the_files_fault(data: bytes, monkeypatch: pytes
     monkeypatch.setattr("stages.imaging.dicom.dcmread", fail)
     with pytest.raises(MemoryError):
         decode(data)
+
+
+def test_windowing_holds_two_arrays_of_floats_at_once_so_that_a_mammogram_fits_a_worker() -> None:
+    values = np.add.outer(np.arange(1000), np.arange(1000)).astype(np.uint16)
+    tracemalloc.start()
+    try:
+        found = decoding.window(values)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.shape == values.shape and peak <= 20 * values.size

@@ -24,8 +24,8 @@ def read_synthetic(folder: Path, rare: Sequence[str], split: pd.DataFrame, selec
     """Synthetic images (id, label, p, image) that may be chosen, of the diseases in `rare`, whatever else lies in `folder`.
 
     `p` is the judge's probability of the image's own label. The accepted ones; with `select` "off" what the generator gives
-    without a filter, the first finite image of each slot; with "hard" and "easy" those of the accepted ones of which the judge finds
-    no other class more likely, so that hard ones are hard but correct. Raises `LawError` when one carries the id of a real image or another disease's label.
+    without a filter, the first finite image of each slot; with "hard" those of the accepted ones of which the judge finds
+    no other class more likely: hard but correct. Raises `LawError` when one carries the id of a real image or another disease's label.
     """
     parts = []
     judged = [f"p_{c}" for c in sorted(split["label"].unique())]
@@ -35,7 +35,7 @@ def read_synthetic(folder: Path, rare: Sequence[str], split: pd.DataFrame, selec
             raise LawError(f"{folder / disease} holds images labelled {sorted(set(table['label']) - {disease})}")
         first = table[table["image"].notna()].sort_values(["slot", "attempt"]).drop_duplicates("slot")
         eligible = first if select == "off" else table[table["accepted"]]
-        if select in ("easy", "hard"):
+        if select == "hard":
             eligible = eligible[eligible[f"p_{disease}"] == eligible[judged].max(axis=1)]
         parts.append(eligible.rename(columns={f"p_{disease}": "p"})[["id", "label", "p", "image"]])
     joined = pd.concat(parts, ignore_index=True)

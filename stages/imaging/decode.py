@@ -297,10 +297,14 @@ def window(values: NDArray[np.generic], ignored: NDArray[np.bool_] | None = None
     low, high = np.percentile(finite, (0.1, 99.9), overwrite_input=True)
     if high <= low:
         low, high = least, most
+    del finite  # a mammogram of 28 million pixels has room for two such arrays in a worker, not for five
     np.nan_to_num(numbers, copy=False, nan=low, posinf=high, neginf=low)
     with np.errstate(over="ignore"):
-        scaled = (numbers - low) / max(high - low, np.finfo(float).tiny)
-    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+        numbers -= low
+        numbers /= max(high - low, np.finfo(float).tiny)
+    np.clip(numbers, 0, 1, out=numbers)
+    numbers *= 255
+    return np.round(numbers, out=numbers).astype(np.uint8)
 
 
 def square(picture: Image.Image, size: int, gap: float = 3.0) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ COLOURS = {
     "curriculum": "#f58518",
     "oracle": "#9d755d",
 }
+#: Beside colour, for those who do not see it.
+LINES = dict(zip(COLOURS, cycle(("-", "--", ":", "-.")), strict=False))
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -89,7 +92,7 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
         if diagonal:
             axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
         for regime, part in table[table["disease"] == disease].groupby("regime", sort=False):
-            axis.plot(part[x], part[y], label=regime, color=COLOURS[str(regime)], lw=1.6)
+            axis.plot(part[x], part[y], label=regime, color=COLOURS[str(regime)], ls=LINES[str(regime)], lw=1.6)
         axis.set(xlabel=x, ylabel=y, title=disease, xlim=(0, 1), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=8)
@@ -117,7 +120,7 @@ def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
                 y = np.array([val[score]["value"] for _, val in points])
                 low, high = (np.array([val[score][end] for _, val in points]) for end in ("low", "high"))
                 reach = np.maximum([y - low, high - y], 0)
-                axis.errorbar(x, y, reach, label=regime, color=COLOURS[regime], marker="o", ms=4, lw=1.4, capsize=2)
+                axis.errorbar(x, y, reach, label=regime, color=COLOURS[regime], ls=LINES[regime], marker="o", ms=4, lw=1.4, capsize=2)
             axis.set(xlabel=knob, ylabel=f"{label} on val")
             axis.grid(alpha=0.3)
         column[0].legend(fontsize=7)
