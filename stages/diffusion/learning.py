@@ -54,7 +54,7 @@ def plot_curves(curves: Mapping[str, Curve], title: str, path: Path, kept: int |
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    figure = Figure(figsize=(6.4 if len(curves) <= 2 else 8.6, 5), layout="constrained")
     losses, gaps = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     for k, (name, curve) in enumerate(curves.items()):
         steps = [c["step"] for c in curve]
@@ -65,6 +65,9 @@ def plot_curves(curves: Mapping[str, Curve], title: str, path: Path, kept: int |
         for axes in (losses, gaps):
             axes.axvline(kept, color="grey", linewidth=0.8)
     losses.set(ylabel="denoising loss", title=title)
-    losses.legend(fontsize=7)
+    if len(curves) > 2:
+        figure.legend(*losses.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    else:
+        losses.legend(fontsize=7)
     gaps.set(xlabel="LoRA step (0: the base with the learned token)", ylabel="gap: held out - training")
     figure.savefig(path, dpi=120, metadata={"Software": None})

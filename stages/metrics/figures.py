@@ -103,7 +103,8 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
 def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Scores on val over each knob: a column a knob, a row a score, a line a regime, bars the 95% intervals.
 
-    `tries` as in study.json (regime, changes, val); those that change several knobs at once stand in the table alone.
+    `tries` as in study.json (regime, changes, val); those that change several knobs at once stand in the table alone, as do those of a
+    knob of which one setting alone was tried.
     """
     knobs: dict[str, dict[str, list[tuple[Any, Mapping[str, Any]]]]] = {}
     for one in tries:
@@ -112,11 +113,14 @@ def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
             ((name, setting),) = changed.items()
             of_knob = knobs.setdefault(str(name).removeprefix(f"train_{one['regime']}."), {})
             of_knob.setdefault(one["regime"], []).append((setting, one["val"]))
+    knobs = {knob: lines for knob, lines in knobs.items() if any(len(points) > 1 for points in lines.values())}
     figure, axes = plt.subplots(len(SCORES), len(knobs), figsize=(3.2 * len(knobs) + 1, 5.5), sharey="row", squeeze=False, layout="constrained")
     for column, (knob, lines) in zip(axes.T, knobs.items(), strict=True):
         for axis, (score, label) in zip(column, SCORES.items(), strict=True):
-            for regime, points in lines.items():
-                x = [setting if isinstance(setting, np.number) else str(setting) for setting, _ in points]
+            for regime, tried in lines.items():
+                numeric = all(isinstance(setting, (int, float)) for setting, _ in tried)
+                points = sorted(tried, key=lambda point: point[0]) if numeric else tried
+                x = [setting if numeric else str(setting) for setting, _ in points]
                 y = np.array([val[score]["value"] for _, val in points])
                 low, high = (np.array([val[score][end] for _, val in points]) for end in ("low", "high"))
                 reach = np.maximum([y - low, high - y], 0)
