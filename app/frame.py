@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # imports torch
 CHOICE = "choice"
 BLOCK = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)|(?P<table>(?:^\|.*\|[ ]*(?:\n|\Z)){3,})", re.MULTILINE)  # a picture, or a whole table
 CELLS = re.compile(r"(?<!\\)\|")
-WIDE = 4  # columns that 380 px hold
+WIDE = 3  # columns that 380 px hold
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def document(text: str, folder: Path, titles: Mapping[str, str]) -> None:
         st.markdown(text[end : found.start()])
         end = found.end()
         if found["table"]:
-            table(found["table"], titles)
+            markdown_table(found["table"], titles)
         elif (picture := folder / found["path"]).exists():
             st.image(picture.read_bytes(), caption=found["alt"], alt=found["alt"])
         else:
@@ -116,12 +116,17 @@ def without_pictures(text: str) -> str:
     return BLOCK.sub(lambda found: found["table"] or "", text)
 
 
-def table(lines: str, titles: Mapping[str, str]) -> None:
-    """A Markdown table; a cell that is a class's key alone has its title. One that a telephone cannot hold says that it scrolls."""
+def markdown_table(lines: str, titles: Mapping[str, str]) -> None:
+    """A Markdown table; a cell that is a class's key alone has its title."""
     head, _, *rows = ([cell.strip().replace(r"\|", "|") for cell in CELLS.split(line.strip().strip("|"))] for line in lines.splitlines())
     shown = [[titles.get(cell, cell) for cell in row] for row in rows]
-    st.table(pd.DataFrame(shown, columns=[wording.heading(name) for name in head]), hide_index=True)
-    if len(head) > WIDE:
+    table(shown, [wording.heading(name) for name in head])
+
+
+def table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> None:
+    """A table of `rows` under `columns`; of a wide one it is said that a telephone shows it in part."""
+    st.table(pd.DataFrame(rows, columns=list(columns)), hide_index=True)
+    if len(columns) > WIDE:
         small("On a telephone this table scrolls sideways.")
 
 

@@ -21,21 +21,32 @@ class Share:
     n: int
 
 
+def detail(place: Place, regime: str) -> dict[str, Any]:
+    """All that was measured of a regime on test, detail/<regime>.json; empty when it was not evaluated."""
+    path = place.reports / "detail" / f"{regime}.json"
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    return found
+
+
 def shares(place: Place, regime: str) -> dict[str, dict[str, Share | None]]:
     """Per rare disease: sensitivity, specificity, missed, ruled_out (stages.metrics.classification.at_thresholds); None where test has too few.
 
     Empty when the regime was not evaluated.
     """
-    path = place.reports / "detail" / f"{regime}.json"
-    told = read_json(path).get("thresholds", {}) if path.exists() else {}
+    told = detail(place, regime).get("thresholds", {})
     return {disease: {name: share(found[name]) for name in ("sensitivity", "specificity", "missed", "ruled_out")} for disease, found in told.items()}
 
 
 def refused(place: Place, regime: str) -> dict[str, Share | None]:
     """Per class, the share of test images on which the model would not speak; empty when it was not measured."""
-    path = place.reports / "detail" / f"{regime}.json"
-    told = read_json(path).get("refused", {}) if path.exists() else {}
+    told = detail(place, regime).get("refused", {})
     return {name: share(found) for name, found in told.items()}
+
+
+def subgroups(place: Place, regime: str) -> dict[str, dict[str, Share]]:
+    """Per attribute and group of patients, how often the first guess is right; without the groups in which test has too few."""
+    told = detail(place, regime).get("subgroups", {})
+    return {name: {group: found for group, one in groups.items() if (found := share(one["accuracy"]))} for name, groups in told.items()}
 
 
 def share(found: Mapping[str, Any]) -> Share | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from app import measured, wording
@@ -51,11 +51,14 @@ def performance(place: Place, regime: str, card: Card) -> list[tuple[str, str, s
     return rows
 
 
-def items(card: Card, info: Mapping[str, Any], tested: bool, audited: bool) -> list[Item]:
-    """Items of CLAIM 2024 (Tejani et al.) and TRIPOD+AI (Collins et al. 2024), in short words; `tested` and `audited`: those reports are there."""
+def items(card: Card, info: Mapping[str, Any], tested: bool, grouped: bool, external: Sequence[str], audited: bool) -> list[Item]:
+    """Items of CLAIM 2024 (Tejani et al.) and TRIPOD+AI (Collins et al. 2024), in short words.
+
+    `tested` and `audited`: those reports are there; `grouped`: test could tell of groups of patients; `external` are the other data sets
+    that it was tested on.
+    """
     tripod, claim = "TRIPOD+AI", "CLAIM 2024"
     patients: Met = "not met" if card.phantom else "in part"
-    report: Met = "met" if tested else "not met"
     return [
         Item(
             tripod,
@@ -74,8 +77,13 @@ def items(card: Card, info: Mapping[str, Any], tested: bool, audited: bool) -> l
             "met",
             "split by lesion before anything is learned; checked by hash at each start",
         ),
-        Item(tripod, "Calibration and discrimination with intervals", report, "Compare regimes"),
-        Item(tripod, "Fairness: performance in subgroups", report, "Compare regimes, groups of 30 lesions or more"),
+        Item(tripod, "Calibration and discrimination with intervals", "met" if tested else "not met", "Compare regimes"),
+        Item(
+            tripod,
+            "Fairness: performance in subgroups",
+            "met" if grouped else "not met",
+            "Compare regimes" if grouped else "no attribute with a group of 30 lesions or more was tested",
+        ),
         Item(tripod, "Full model and code available", "met", "weights and code by hash, rebuilt by `dvc repro`"),
         Item(
             tripod,
@@ -87,7 +95,12 @@ def items(card: Card, info: Mapping[str, Any], tested: bool, audited: bool) -> l
         Item(tripod, "Handling of poor or foreign input", "met" if "ood" in info else "not met", "Read an image: refusals and their rates"),
         Item(claim, "De-identification", "met", "metadata dropped; burned-in text is looked for"),
         Item(claim, "Definition of the reference standard", "not met", "taken from the data set"),
-        Item(claim, "External testing", "not met", "one data set only, unless another is named to test on"),
+        Item(
+            claim,
+            "External testing",
+            "met" if external else "not met",
+            f"Compare regimes: {', '.join(external)}" if external else "one data set only",
+        ),
         Item(claim, "Explanation of the model", "in part", "a map (LayerCAM) and similar images; neither is validated with readers"),
         Item(claim, "Failure analysis", "in part", "Compare regimes: confusion matrices"),
         Item(

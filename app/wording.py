@@ -19,9 +19,14 @@ def plain(text: str) -> str:
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:&" else " " if c in "\r\n" else c for c in text)
 
 
+def thousandths(p: float) -> int:
+    """A probability 0..1 in whole thousandths; what lies half-way goes to the even one, whether or not a calculation left it a hair beside."""
+    return round(round(1000 * p, 6))
+
+
 def of_1000(p: float) -> str:
     """A probability 0..1 as a natural frequency: "3 of 1,000"."""
-    count = round(1000 * p)
+    count = thousandths(p)
     if count == 0:
         return "fewer than 1 of 1,000"
     if count == 1000:
@@ -31,7 +36,7 @@ def of_1000(p: float) -> str:
 
 def span(low: float, high: float) -> str:
     """A range of probabilities as counts of 1,000."""
-    first, last = round(1000 * low), round(1000 * high)
+    first, last = thousandths(low), thousandths(high)
     return f"{first:,}" if first == last else f"{first:,} to {last:,}"
 
 
@@ -71,7 +76,7 @@ def must_not(card: Card, base: Mapping[str, Any]) -> list[str]:
     lines = [
         "To make or exclude a diagnosis, or to decide on a biopsy or a treatment.",
         "By patients on themselves.",
-        f"On images of another kind than {card.modality}, or of a diagnosis outside the list: the model answers all the same.",
+        f"On images of another kind than {card.modality}, or of a diagnosis outside the list: the model may answer all the same.",
     ]
     if card.phantom:
         lines.insert(0, "On any patient.")

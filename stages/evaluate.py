@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from stages.classifier.calibration import calibrated
 from stages.classifier.mix import SYNTHETIC
 from stages.classifier.predictor import Predictor, load, tempered, why_absent
+from stages.classifier.regime import adjusted
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_seen, read_split, refuse_overlap
 from stages.dataset.table import decode, read_table, write_table
@@ -66,10 +67,10 @@ def make_truth(test: pd.DataFrame, classes: list[str], rare: list[str]) -> Truth
     return Truth(labels, np.unique(test["group"].to_numpy(str), return_inverse=True)[1], classes, [classes.index(d) for d in sorted(rare)])
 
 
-def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: float, threads: int) -> dict[str, NDArray[np.float64]]:
+def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: float | str, threads: int) -> dict[str, NDArray[np.float64]]:
     """Probabilities (S, N, C) per regime, "logit_adjust" and, where real has second seeds, "aa".
 
-    Logit adjustment (Menon et al. 2021, post-hoc) takes tau log(prior of train) off real's logits. `threads` processes share the regimes.
+    logit_adjust takes tau log(prior of train) off real's logits, each seed's best tau on val where `tau` is "val". `threads` processes share the regimes.
     """
 
     def show(predictor: Predictor, tick: Tick) -> NDArray[np.float32]:
@@ -84,7 +85,9 @@ def predict(predictors: dict[str, Predictor], images: NDArray[np.uint8], tau: fl
         members[regime] = tempered(logits[: len(seeds)], info, seeds)
         if regime == "real":
             prior = np.array([info["prior_train"][c] for c in predictor.classes])
-            members["logit_adjust"] = tempered(logits[: len(seeds)] - tau * np.log(np.maximum(prior, 1e-6)), info, seeds)
+            taus = [float(info["val_tau"][str(s)] if tau == "val" else tau) for s in seeds]
+            shifted = [adjusted(one, prior, own) for one, own in zip(logits[: len(seeds)], taus, strict=True)]
+            members["logit_adjust"] = tempered(np.stack(shifted), info, seeds)
             if info["aa_seeds"]:
                 members[AA] = tempered(logits[len(seeds) :], info, info["aa_seeds"])
     return members

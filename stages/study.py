@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from stages.classifier import mix
-from stages.classifier.regime import train_seeds, val_scores
+from stages.classifier.regime import adjusted, train_seeds, val_scores, worth
 from stages.classifier.start import seen_by_start, start_weights
 from stages.dataset.card import read_card_to_learn
 from stages.dataset.groups import read_split, refuse_overlap
@@ -99,9 +99,8 @@ def attempt(values: Mapping[str, Any], regime: str, changes: Mapping[str, Any], 
     untouched = {f"train_{trained}": {"logit_tau": 0.0}}
     params = Params.model_validate(merge(merge(dict(values), dict(changes)), untouched))
     found = train(params, trained, data, cache)
-    taus = [params.evaluate.logit_tau] if regime == LOGIT_ADJUST else params.study.logit_tau
-    prior = np.log(np.maximum(found.prior, 1e-6))
-    return {tau: np.asarray(found.logits - tau * prior, np.float32) for tau in taus}
+    taus = [params.evaluate.logit_tau] if params.evaluate.logit_tau != "val" and regime == LOGIT_ADJUST else params.train.logit_taus
+    return {tau: adjusted(found.logits, found.prior, tau) for tau in taus}
 
 
 def score(logits: NDArray[np.float32], rows: Sequence[Mapping[str, float]], truth: Truth, params: Params) -> dict[str, Any]:
@@ -121,8 +120,8 @@ def score(logits: NDArray[np.float32], rows: Sequence[Mapping[str, float]], trut
 
 
 def merit(rows: Sequence[Mapping[str, float]]) -> float:
-    """What a try and its tau are chosen by: the mean over seeds of the mean of the verdict's two scores; `rows` are one a seed, as `val_scores` gives them."""
-    return round(float(np.mean([(row["rare_f1"] + row["rare_ap"]) / 2 for row in rows])), DIGITS)
+    """What a try and its tau are chosen by: the mean over seeds of `worth`; `rows` are one a seed, as `val_scores` gives them."""
+    return round(float(np.mean([worth(row) for row in rows])), DIGITS)
 
 
 def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: int, truth: Truth) -> str:
@@ -133,8 +132,8 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: in
         told = [f"{s['value']:.3f}" + (f" ({s['low']:.3f} to {s['high']:.3f})" if "low" in s else "") for s in (one["val"][name] for name in SCORES)]
         return [one["regime"], flow(one["changes"])[1:-1] or "nothing", f"{one['logit_tau']:g}", *told]
 
-    worth = itemgetter("merit")
-    best = [max((one for one in found if one["regime"] == regime), key=worth) for regime in dict.fromkeys(one["regime"] for one in found)]
+    by_merit = itemgetter("merit")
+    best = [max((one for one in found if one["regime"] == regime), key=by_merit) for regime in dict.fromkeys(one["regime"] for one in found)]
     tries, rare = len(found) // len(best), int(truth.n_lesions[truth.rare].sum())
     return (
         "\n\n".join(
@@ -146,7 +145,7 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: in
                 "![Scores on val over the settings](study.png)",
                 "## The best of each regime",
                 "By the mean of rare F1 and rare AP.",
-                markdown([head, *map(row, sorted(best, key=worth, reverse=True))]),
+                markdown([head, *map(row, sorted(best, key=by_merit, reverse=True))]),
                 "## Every try",
                 markdown([head, *map(row, found)]),
                 "Made by `python -m stages.study`; the tries stand in params.yaml under `study`.",
@@ -191,7 +190,7 @@ def main() -> None:
             own = {"logit_tau": tau, "merit": merit(rows[tau]), "val": score(logits[tau], rows[tau], truth, params)}
             found.append({"regime": regime, "changes": changes} | own)
     write_json(args.report_dir / "study.json", {"seeds": params.study.seeds, "n_val_lesions": int(truth.n_lesions.sum()), "tries": found})
-    write_text(args.report_dir / "study.md", document(card.title, found, params.study.seeds, len(params.study.logit_tau), truth))
+    write_text(args.report_dir / "study.md", document(card.title, found, params.study.seeds, len(params.train.logit_taus), truth))
     draw_study(found, f"{card.title}: tries on val", args.report_dir / "study.png")
 
 

@@ -154,7 +154,7 @@ def main() -> None:
     plan |= {
         **calibrate(np.stack([one["logits"]["cal"] for one in learned.values()]), cal, classes, plan["rare"], plan["seeds"], everyone),
         "ood": {"sha256": sha256(out / ood.FILE), **ood.fit(distance, shown["cal"], cal_labels, classes)},
-        **{key: {s: one[key] for s, one in of_seed.items()} for key in ("weights", "exposures", "val")},
+        **{key: {s: one[key] for s, one in of_seed.items()} for key in ("weights", "exposures", "val", "logit_tau", "val_tau")},
         "n_val": int(val["group"].nunique()),
         "prior_train": dict(zip(classes, learned[everyone[0]]["prior"].round(6).tolist(), strict=True)),
         "base_hash": read_json(args.base_dir / "base.json")["hash"],

@@ -338,6 +338,8 @@ def test_words() -> None:
     assert [wording.of_1000(p) for p in (0, 0.0004, 0.003, 0.5, 0.9996)] == [
         "fewer than 1 of 1,000", "fewer than 1 of 1,000", "3 of 1,000", "500 of 1,000", "more than 999 of 1,000",
     ]  # fmt: skip
+    halves = [k / 2000 for k in range(3, 1999, 2)]
+    assert all(wording.of_1000(p) == wording.of_1000(p - 1e-17) == wording.of_1000(p * (1 - 2e-16)) for p in halves)  # a calculation's last digit
     assert [wording.percent(p) for p in (0.00001, 0.0115, 0.05, 0.727, 0.995, 0.99999)] == [
         "under 0.01%", "1.15%", "5%", "72.7%", "99.50%", "over 99.99%",
     ]  # fmt: skip

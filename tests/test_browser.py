@@ -14,9 +14,11 @@ from sklearn.datasets import load_sample_image
 from app import wording, wording_risk
 from stages.classifier.reading import read
 from stages.imaging.refining import encode_png
+from stages.runtime.files import write_text
 from tests import browser, tiny_ham
 from tests.test_dicom import dataset, written
 from tests.test_ood import foreign as images
+from tests.test_views import add_images
 from tests.tiny_root import SIZE, build, phantom_png
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
@@ -116,3 +118,21 @@ def test_a_model_of_photographs_speaks_on_a_photograph_and_on_nothing_else(addre
     text = page.inner_text("body")
     assert refused(text, [*others, "lesion.jpg"]) == list(others) and "What the model says" in text
     assert "of 1,000" in text and "Dermatofibroma" in text and wording.NOTICE in text and wording.PHANTOM not in text
+
+
+@pytest.mark.parametrize("width", [1280, 380])
+def test_every_view_fits_the_screen_and_names_what_is_on_it(root: Path, address: str, chromium: Browser, width: int) -> None:
+    add_images(root)
+    write_text(root / "reports/phantom/data.md", "# Drawings: the data\n\n| class | images |\n|---|---|\n| df | 1 |\n")
+    page = browser.open_page(chromium, address, width)
+    for view, heading in (
+        ("compare", "Did synthesis help?"),
+        ("gallery", "Synthetic images"),
+        ("data", "Drawings: the data"),
+        ("card", "Model card"),
+    ):
+        page.goto(f"{address}/{view}")
+        page.get_by_role("heading", name=heading).first.wait_for()
+        page.wait_for_load_state("networkidle")
+        assert "Traceback" not in page.inner_text("body") and browser.nameless(page) == [], view
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view

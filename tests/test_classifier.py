@@ -19,7 +19,7 @@ from stages.classifier.augment import augment, rand_augment
 from stages.classifier.fit import Recipe, batches, class_weights, course, fit, focal_loss
 from stages.classifier.judge import Judge, load_judge
 from stages.classifier.predictor import load
-from stages.classifier.regime import exposures, shift_bias, val_scores
+from stages.classifier.regime import adjusted, best_tau, exposures, shift_bias, val_scores
 from stages.classifier.start import start_weights
 from stages.dataset.groups import group_hash, write_seen
 from stages.dataset.table import write_table
@@ -204,6 +204,17 @@ def test_logit_adjustment_of_a_saved_model_takes_the_prior_off_its_bias() -> Non
     before = backbone.logits(model, images)
     shift_bias(model, np.array([0.9, 0.1]), tau=2.0)
     assert np.allclose(backbone.logits(model, images) - before, -2 * np.log([0.9, 0.1]), atol=1e-5)
+
+
+def test_the_tau_that_val_chooses_undoes_the_prior_that_training_gave() -> None:
+    rng = np.random.default_rng(0)
+    labels, prior = np.repeat([0, 1, 2], 200), np.array([0.9, 0.05, 0.05])
+    fair = rng.normal(size=(600, 3)).astype(np.float32) + 2.0 * np.eye(3, dtype=np.float32)[labels]
+    biased = adjusted(fair, prior, -1.0)
+    taus = [2.0, 0.5, 1.0, 0.0, 1.5]
+    assert best_tau(biased, labels, [1, 2], prior, taus) == 1.0 and best_tau(fair, labels, [1, 2], prior, taus) == 0.0
+    assert best_tau(fair, labels, [1, 2], np.full(3, 1 / 3), taus) == 0.0, "the least of equals"
+    assert np.allclose(adjusted(biased, prior, 1.0), fair, atol=1e-5)
 
 
 def test_scores_on_val_are_those_of_evaluate() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import streamlit as st
 
 from app import frame, measured, risk, wording, wording_result
@@ -33,7 +32,7 @@ def show(case: Case) -> None:
     ranked = sorted(result.probabilities, key=lambda name: -result.probabilities[name])
     rows = [(wording.heading(titles[n]), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
     columns = ["Diagnosis", "Of 1,000 images like this", f"Range over {len(case.info['seeds'])} models"]
-    st.table(pd.DataFrame(rows, columns=columns), hide_index=True)
+    frame.table(rows, columns)
     frame.small(
         "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set. "
         "The model is a team trained from different seeds; a wide range means that they disagree."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import streamlit as st
 
 from app import artifacts, frame, measured, modelcard, wording, wording_result
@@ -25,24 +24,26 @@ def show(choice: frame.Choice) -> None:
     must_not.subheader("Must not be used")
     must_not.markdown("\n".join(f"- {line}" for line in wording.must_not(card, artifacts.base_of(place))))
     st.header("What it is")
-    st.table(pd.DataFrame(modelcard.facts(card, info), columns=["What", "This model"]), hide_index=True)
+    frame.table(modelcard.facts(card, info), ["What", "This model"])
     st.header("What it is worth")
     rows = modelcard.performance(place, choice.regime, card)
     if rows:
-        st.table(pd.DataFrame(rows, columns=["Disease", "Found, of those with it", "Rightly left out, of those without"]), hide_index=True)
+        frame.table(rows, ["Disease", "Found, of those with it", "Rightly left out, of those without"])
         frame.small("“Present” at the calibrated threshold, on the sealed test images; brackets: 95% interval, n lesions.")
     else:
         st.info(f"Not tested yet: build the reports with `{place.command}`.", icon=":material/info:")
     if "ood" in info:
         titles = {key: entry.title for key, entry in card.classes.items()}
         rates = wording_result.refusal_rates(info["ood"], measured.refused(place, choice.regime), titles)
-        st.table(pd.DataFrame(rates, columns=["Diagnosis", "Refused in the calibration set", "Refused on test images"]), hide_index=True)
+        frame.table(rates, ["Diagnosis", "Refused in the calibration set", "Refused on test images"])
     st.header("Reporting guidelines")
-    items = modelcard.items(card, info, bool(rows), (place.reports / "audit").exists())
+    verdict, grouped = place.reports / "verdict.json", any(measured.subgroups(place, choice.regime).values())
+    external = sorted(read_json(verdict).get("external", {})) if verdict.exists() else []
+    items = modelcard.items(card, info, bool(rows), grouped, external, (place.reports / "audit").exists())
     for guideline in dict.fromkeys(item.guideline for item in items):
         st.subheader(guideline, anchor=False)
         table = [(item.item, ICON[item.met], item.where) for item in items if item.guideline == guideline]
-        st.table(pd.DataFrame(table, columns=["Item", "Here", "Where, or why not"]), hide_index=True)
+        frame.table(table, ["Item", "Here", "Where, or why not"])
     frame.small("A selection of items in short words, judged by the makers of this software; the guidelines themselves are longer.")
     st.header("Hashes")
     hashes = {"model (md5)": content, **{key: info[key] for key in ("split_sha256", "mix_sha256", "base_hash", "groups_sha256")}}

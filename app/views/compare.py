@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import streamlit as st
 
 from app import artifacts, frame, measured, wording, wording_compare
@@ -45,7 +44,7 @@ def show(choice: frame.Choice) -> None:
     for path in [*(figures / f"{name}.png" for name in wording_compare.FIGURES), *rest]:
         show_picture(path, *wording_compare.FIGURES.get(path.stem, (path.stem.replace("_", " ").capitalize(), "")))
     show_confusion(choice, place.reports / "detail" / f"{choice.regime}.json", titles)
-    show_subgroups(choice, place.reports / "detail" / f"{choice.regime}.json")
+    show_subgroups(choice)
     st.header("Real images beside synthetic ones")
     if contact.exists():
         show_picture(contact, "Real training images, and synthetic ones (AI-generated)")
@@ -82,7 +81,7 @@ def show_intervals(folder: Path) -> None:
     if rows:
         st.header("The two scores that decide")
         table = [(name, *(f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in scores)) for name, *scores in rows]
-        st.table(pd.DataFrame(table, columns=["Regime", "Rare F1", "Rare average precision"]), hide_index=True)
+        frame.table(table, ["Regime", "Rare F1", "Rare average precision"])
         frame.small(wording_compare.SCORES)
 
 
@@ -93,8 +92,7 @@ def show_others(metrics: dict[str, dict[str, float]]) -> None:
     st.header("Other scores")
     there = {key: title for key, title in wording_compare.OTHERS.items() if all(key in one for one in metrics.values())}
     order = sorted(metrics, key=lambda name: -metrics[name].get("rare_f1", 0))
-    table = pd.DataFrame([(name, *(f"{metrics[name][key]:.3f}" for key in there)) for name in order], columns=["Regime", *there.values()])
-    st.table(table, hide_index=True)
+    frame.table([(name, *(f"{metrics[name][key]:.3f}" for key in there)) for name in order], ["Regime", *there.values()])
     one = metrics[order[0]]
     tested = f" on {one['n_test_lesions']:,} sealed test lesions" if "n_test_lesions" in one else " on the sealed test images"
     frame.small(
@@ -116,23 +114,21 @@ def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> 
     named = {name: dict(zip(names, row, strict=True)) for name, row in zip(names, counts, strict=True)}
     st.header(f"What it takes the rare diseases for: {choice.regime}")
     rows = wording_compare.taken_for(named, sorted(told.get("thresholds", {})), titles)
-    st.table(pd.DataFrame(rows, columns=["Disease", "Named first", "Most often taken for"]), hide_index=True)
+    frame.table(rows, ["Disease", "Named first", "Most often taken for"])
     frame.small("Test images by the one diagnosis that the model names first; “present” may be said of a disease that comes second.")
 
 
-def show_subgroups(choice: frame.Choice, path: Path) -> None:
+def show_subgroups(choice: frame.Choice) -> None:
     """How often the chosen model is right in each group of patients of 30 lesions or more, and the widest gap of each attribute."""
-    told = read_json(path).get("subgroups", {}) if path.exists() else {}
     rows, gaps = [], []
-    for attribute, groups in told.items():
-        known = {value: share for value, one in groups.items() if (share := measured.share(one["accuracy"]))}
+    for attribute, known in measured.subgroups(choice.place, choice.regime).items():
         rows += [(attribute.replace("_", " "), value, f"{wording.of_100(share)} of 100") for value, share in known.items()]
         if len(known) > 1:
             low, high = min(known, key=lambda v: known[v].value), max(known, key=lambda v: known[v].value)
             gaps.append(f"{attribute.replace('_', ' ')} {round(100 * (known[high].value - known[low].value))} points ({low} below {high})")
     if rows:
         st.header(f"Who it is right for: {choice.regime}")
-        st.table(pd.DataFrame(rows, columns=["Attribute", "Group", "Right at the first guess (95%)"]), hide_index=True)
+        frame.table(rows, ["Attribute", "Group", "Right at the first guess (95%)"])
         frame.small(f"Widest gaps: {'; '.join(gaps)}. Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
 
 

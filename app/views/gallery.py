@@ -97,7 +97,7 @@ def show_rejected(rejected: pd.DataFrame) -> None:
     st.subheader("Rejected")
     counts = rejected["reason"].value_counts()
     rows = [(wording.heading(wording_synthetic.reason(str(code))), f"{n:,}") for code, n in counts.items()]
-    st.table(pd.DataFrame(rows, columns=["Why", "Images"]), hide_index=True)
+    frame.table(rows, ["Why", "Images"])
     seen = rejected[rejected["image"].notna()]
     some = pd.concat([spaced(part, max(1, SHOWN // len(counts))) for _, part in seen.groupby("reason")]) if len(seen) else seen
     if len(some):

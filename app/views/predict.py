@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from app import artifacts, frame, measured, uploads, wording, wording_compare, wording_result
@@ -61,7 +60,7 @@ def show_rates(choice: frame.Choice, info: dict[str, Any]) -> None:
     titles = {key: entry.title for key, entry in choice.card.classes.items()}
     with st.expander("On which images it may speak"):
         rates = wording_result.refusal_rates(info["ood"], measured.refused(choice.place, choice.regime), titles)
-        st.table(pd.DataFrame(rates, columns=["Diagnosis", "Refused in the calibration set", "Refused on test images"]), hide_index=True)
+        frame.table(rates, ["Diagnosis", "Refused in the calibration set", "Refused on test images"])
         frame.small(
             f"It refuses what lies farther from its training images than {100 * (1 - info['ood']['level']):.0f} of 100 calibration images of each "
             "diagnosis do, rare ones too, and what is darker or more blurred than all of them. It may still accept an image of another kind."

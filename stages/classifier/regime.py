@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,23 @@ def class_prior(labels: NDArray[np.int64], phases: NDArray[np.int64], classes: i
     return np.asarray(counts / counts.sum())
 
 
+def adjusted(logits: NDArray[np.floating[Any]], prior: NDArray[np.float64], tau: float) -> NDArray[np.float32]:
+    """Logit adjustment (Menon et al. 2021, post hoc): `logits` (..., C) less `tau` times the log of the class shares `prior` (C,) of training."""
+    return np.asarray(logits - tau * np.log(np.maximum(prior, 1e-6)), np.float32)
+
+
+def worth(scores: Mapping[str, float]) -> float:
+    """What is chosen on val is chosen by this: the mean of the verdict's two scores, of `scores` as `val_scores` gives them."""
+    return (scores["rare_f1"] + scores["rare_ap"]) / 2
+
+
+def best_tau(logits: NDArray[np.float32], labels: NDArray[np.int64], rare: list[int], prior: NDArray[np.float64], taus: Sequence[float]) -> float:
+    """Which of `taus` makes `logits` (N, C) of val, `adjusted` for `prior`, worth most; the least on ties."""
+    return max(sorted(taus), key=lambda tau: worth(val_scores(adjusted(logits, prior, tau), labels, rare)))
+
+
 def shift_bias(model: torch.nn.Module, prior: NDArray[np.float64], tau: float) -> None:
-    """Logit adjustment in place (Menon et al. 2021, post hoc): takes `tau` log(prior) off the bias of the last layer."""
+    """`adjusted` in place: takes `tau` log(prior) off the bias of the last layer."""
     with torch.no_grad():
         head = model.get_classifier()  # type: ignore[operator]
         head.bias -= tau * torch.tensor(np.log(np.maximum(prior, 1e-6)), dtype=head.bias.dtype, device=head.bias.device)
@@ -81,7 +96,8 @@ def train_seeds(
     """Train `regime` on its mix `rows` (`mix.build`), images from `pool` (encoded, by id), and save OUT/seed<k>.safetensors.
 
     Per seed of `rows`: step (chosen on `shown["val"]` and `val_labels`), weights {file, sha256}, exposures, val (`val_scores`), prior
-    (class shares, (C,)), logits (N, C) of each set of images in `shown`, and what `look(seed, model)` adds, all of the model read back from its file.
+    (class shares, (C,)), logit_tau (what was taken off), val_tau (the best on val for what nothing was taken off), logits (N, C) of each set of
+    images in `shown`, and what `look(seed, model)` adds, all of the model read back from its file.
     """
     own, t = params.regime(regime), params.train
     extra = {"real_weight": 1.0, "first": 1.0} | own.model_dump()
@@ -106,7 +122,9 @@ def train_seeds(
         score = lambda m: macro_ap(backbone.logits(m, shown["val"]), val_labels)  # noqa: E731
         step = fit(model, pixels[index], labels, recipe, weights=by_row, phases=phases, score=score, tick=lambda: tick(1))
         prior = class_prior(labels, phases, len(classes))
-        shift_bias(model, prior, own.logit_tau)
+        val_tau = best_tau(backbone.logits(model, shown["val"]), val_labels, rare, prior, t.logit_taus)
+        tau = val_tau if own.logit_tau == "val" else own.logit_tau
+        shift_bias(model, prior, tau)
         path = out / f"seed{seed}.safetensors"
         backbone.save(model, path, half=True)
         saved = backbone.load(t.backbone, len(classes), path)
@@ -117,6 +135,8 @@ def train_seeds(
             "exposures": exposures(labels, mine["kind"].to_numpy(str), phases, classes, recipe),
             "val": val_scores(logits["val"], val_labels, rare),
             "prior": prior,
+            "logit_tau": tau,
+            "val_tau": val_tau,
             "logits": logits,
             **look(seed, saved),
         }

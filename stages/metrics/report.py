@@ -59,7 +59,7 @@ def candidate_how(training: Mapping[str, Any]) -> str:
     told = [
         f"class weights in its loss (power {training['class_weighting']:g})" if training["class_weighting"] else "",
         "RandAugment" if training["randaugment"] else "",
-        f"logit adjustment (tau {training['logit_tau']:g})" if training["logit_tau"] else "",
+        f"logit adjustment (tau {'chosen on val' if training['logit_tau'] == 'val' else training['logit_tau']})" if training["logit_tau"] else "",
         f"real images weighing {training['real_weight']:g} times a synthetic one" if training.get("real_weight", 1) != 1 else "",
         f"{training['repeats']} repeats of each rare class's real images beside its synthetic ones" if training.get("repeats") else "",
         f"its synthetic images chosen as `{training['select']}`" if training.get("select", "random") != "random" else "",

@@ -269,7 +269,7 @@ class Mix(Block):
 
 
 class Train(Block):
-    """What every regime has in common. The learning rate was chosen once, on `real` and val."""
+    """What every regime has in common. The learning rate was chosen once, on `real` and val. `logit_taus` are those tried where a tau is "val"."""
 
     backbone: str
     pretrained: bool
@@ -281,12 +281,13 @@ class Train(Block):
     loss: Literal["cross_entropy", "focal"]
     focal_gamma: Annotated[float, Field(ge=0)]
     checkpoints: PositiveInt
+    logit_taus: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     augment: Augment
 
 
 class Regime(Block):
     """What sets one regime apart: class weights in the loss (inverse frequency to the power given; 0 is none), RandAugment, and logit
-    adjustment on top (`logit_tau` times the log of the class shares it was trained on; 0 is none), chosen on val for every regime alike.
+    adjustment on top (`logit_tau` times the log of the class shares it was trained on; 0 is none; "val": each seed's best on val).
 
     One that is not `enabled` is left out of training and verdict, and both say so.
     """
@@ -294,7 +295,7 @@ class Regime(Block):
     enabled: bool
     class_weighting: Share
     randaugment: bool
-    logit_tau: Annotated[float, Field(ge=0)]
+    logit_tau: Annotated[float, Field(ge=0)] | Literal["val"]
 
 
 class RealRegime(Regime):
@@ -321,14 +322,15 @@ class Curriculum(SyntheticRegime):
 class Evaluate(Block):
     """`candidate` is the one regime that the verdict is on; `regime` names what metrics.json shows.
 
-    `external` names other refined data sets that are tested beside the internal one.
+    `logit_tau` is that of the control logit_adjust, on what `real` learned. `external` names other refined data sets that are tested beside
+    the internal one.
     """
 
     candidate: str
     regime: str
     bootstrap: PositiveInt
     min_seeds: PositiveInt
-    logit_tau: PositiveFloat
+    logit_tau: PositiveFloat | Literal["val"]
     seed: Natural
     external: list[DatasetName]
 
@@ -352,11 +354,10 @@ class Study(Block):
     """Tries on val (`python -m stages.study`): by regime a list of changes to these parameters, as many for one regime as for another.
 
     A try may change `mix` and the regime's own block, the control logit_adjust `evaluate.logit_tau`; what all regimes share it may not.
-    Every try but those of logit_adjust is scored at each `logit_tau`, which no training depends on, and told at its best.
+    Every try but those of logit_adjust is scored at each of `train.logit_taus`, which no training depends on, and told at its best.
     """
 
     seeds: list[PositiveInt] = Field(min_length=1)
-    logit_tau: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     tries: dict[str, list[dict[str, Any]]] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -369,7 +370,7 @@ class Study(Block):
             if other:
                 raise ValueError(f"a try of {name} changes {other[0]}; it may change {' and '.join(sorted(own))} only")
             if any("logit_tau" in changes.get(f"train_{name}", {}) for changes in tries):
-                raise ValueError(f"a try of {name} changes logit_tau; every try is scored at each study.logit_tau")
+                raise ValueError(f"a try of {name} changes logit_tau; every try is scored at each of train.logit_taus")
         return self
 
 
