@@ -42,9 +42,7 @@ def tested(title: str, found: Mapping[str, Share | None]) -> str:
 
 
 def right(answer: Presence, value: tuple[float, float, float] | None, prevalence: float) -> str:
-    """The predictive value of an answer at the entered prevalence 0..1."""
-    if answer == "cannot say":
-        return ""
+    """The predictive value of "present" or "not present" at the entered prevalence 0..1."""
     said = PRESENCE[answer][0].lower()
     if value is None:
         return f"How often “{said}” is right is not known: too few lesions were tested."

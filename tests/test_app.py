@@ -74,6 +74,8 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
     assert shown == {titles[name]: wording.of_1000(p) for name, p in result.probabilities.items()}
     for disease, answer in result.present.items():
         assert wording_result.PRESENCE[answer][0] in said and titles[disease] in said
+    firm = sum(2 if answer == "cannot say" else 1 for answer in result.present.values())  # without an answer, what either would be worth
+    assert said.count(" who are told so (") + said.count("is right is not known") == firm
     assert "50 lesions with it and 300 without" in said
     assert wording.NOTICE in said and said.count(wording.PHANTOM) >= 2 and "On any patient." in said
     assert f"model (md5): {artifacts.dvc_hash(root / 'models/phantom/combined')}" in said
