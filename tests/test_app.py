@@ -133,6 +133,8 @@ def test_several_files_are_one_case(root: Path, monkeypatch: pytest.MonkeyPatch)
     p = [predict(predictor, read(phantom_png(label), SIZE)[None])[0].probabilities["df"] for label in ("df", "vasc")]
     shown = page.table[0].value.set_index("Diagnosis").iloc[:, 0]
     assert shown["Dermatofibroma"] == wording.of_1000(float(np.mean(p))) and "One case of 2 views" in words(page)
+    view = next(box for box in page.selectbox if box.label == "Of the view")
+    assert len(view.options) == 2 and not view.set_value(1).run().exception
     refused = upload(page, *[phantom_png()] * 9)
     assert "at most 8" in refused.error[0].value and not refused.table
 

@@ -18,10 +18,10 @@ def show(case: Case) -> None:
         st.warning(f"**Refer:** {'; '.join(case.refer)}.", icon=":material/person_search:")
     answers, pictures = st.columns([2, 1], gap="medium")  # the answer first: on a telephone the columns stand one below the other
     size = case.info["transform"]["size"]
-    for picture in case.pictures:
-        pictures.image(
-            picture.shown, caption=f"The middle square; the model sees it at {size} x {size} px.", alt="The uploaded image", width="stretch"
-        )
+    for view, picture in zip(case.used, case.pictures, strict=True):
+        name = f"{view.name}: " if len(case.used) > 1 else ""
+        caption = f"{name}The middle square; the model sees it at {size} x {size} px."
+        pictures.image(picture.shown, caption=caption, alt=f"{name}The uploaded image", width="stretch")
     with answers:
         if len(case.used) > 1:
             st.markdown(f"One case of {len(case.used)} views: probabilities are their mean.")

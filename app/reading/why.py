@@ -11,9 +11,12 @@ ALIKE = 4  # training images that are shown
 
 
 def show(case: Case) -> None:
-    """The section, on the first view of the case."""
-    choice, titles, picture = case.choice, case.titles, case.pictures[0]
+    """The section, on one view of the case, the first until another is chosen."""
+    choice, titles, which = case.choice, case.titles, 0
     st.header("Why")
+    if len(case.used) > 1:
+        which = st.selectbox("Of the view", range(len(case.used)), format_func=lambda k: case.used[k].name)
+    picture = case.pictures[which]
     explainer, classes = frame.explainer(choice, case.content), list(case.result.probabilities)
     left, right = st.columns([1, 2], gap="medium")
     with right:
