@@ -71,6 +71,7 @@ def key_of(params: Params, regime: str, data: Data) -> str:
     block = params.model_dump()
     used = {name: block[name] for name in ("train", "mix", f"train_{regime}", "rare", "study")} | {"size": params.refine.size}
     used["study"] = block["study"]["seeds"]
+    used["train"].pop("logit_taus")  # laid on what is trained once
     for untrained in ("aa_seeds", "logit_tau"):
         used["train_" + regime].pop(untrained, None)
     code = {p.name: sha256(p) for p in sorted((Path(__file__).parent / "classifier").glob("*.py"))}

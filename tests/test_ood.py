@@ -85,8 +85,12 @@ def test_a_model_of_photographs_refuses_x_rays_drawings_of_them_and_temples_but_
     model = Predictor({"classes": list(CLASSES), "seeds": [1], "transform": {"size": SIZE}, "ood": record}, {"1": network}, {1: known})
     shares = {kind: share(model, foreign(kind)) for kind in ("noise", "chest X-ray", "photograph")} | {"real X-ray": share(model, x_rays())}
     own = share(model, pixels[new])
+    scans, limits = x_rays(), ood.unnamed(record["limits"], CLASSES)
+    alone = float((ood.excess(ood.distances(backbone.texture(network, scans), scans, known)[:1], limits[:1]) > 1).mean())
     with capsys.disabled():
         print(f"\nrefused by a model of {train.sum()} photographs of skin: {shares}; of {new.sum()} photographs new to it: {own:.3f}")
+        print(f"of the real X-rays texture alone would refuse {alone:.2f}")
+    assert alone < shares["real X-ray"]
     assert min(shares.values()) > 0.9 and own <= 0.08
 
 

@@ -112,3 +112,8 @@ def test_1e_4_without_a_point_is_a_string_to_yaml_and_refused(tmp_path: Path) ->
     path.write_text((ROOT / "params.yaml").read_text().replace("  token_lr: 0.005", "  token_lr: 5e-3"))
     with pytest.raises(UserError, match=r"lora_train.token_lr: .*5e-3"):
         read_params(path)
+
+
+def test_no_try_of_the_study_is_made_twice() -> None:
+    tries = read_params(ROOT / "params.yaml").study.tries
+    assert all(len({str(changes) for changes in own}) == len(own) for own in tries.values())

@@ -7,7 +7,7 @@ in each of two views of the image:
     texture: means and deviations of the network's channels at stride 8 (`backbone.texture`),
     colour: mean, and logarithm of 2 + deviation, of the image's luminance and its two chromas (`colour`).
 
-Texture alone let a third of chest X-rays pass as skin to models of photographs: an early layer does not mind that all colour is gone.
+Texture alone lets chest X-rays pass as skin to a model of photographs (tests/test_ood.py): an early layer does not mind that all colour is gone.
 In one vector the many textures would outvote the six colours. Each view has one Ledoit-Wolf covariance for all classes: a rare class has
 fewer images than the features have dimensions. An image is of a class when no view of it lies beyond that class's limit, and refused when
 it is of none. The limits of a class are conformal quantiles of the distances of its own cal images, so that of each class, rare
