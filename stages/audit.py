@@ -22,8 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from stages.classifier import scorer
-from stages.classifier.encoders import Encoder, at_hand
+from stages.classifier import encoders, scorer
 from stages.classifier.start import start_weights
 from stages.dataset.card import Card, read_card_to_learn
 from stages.dataset.groups import group_hash, read_seen, read_split, refuse_overlap
@@ -35,7 +34,7 @@ from stages.diffusion.membership import learned
 from stages.diffusion.selection import BROKEN, EMPTY
 from stages.metrics import audit_figures, audit_report
 from stages.metrics.accuracy import accuracy, place
-from stages.metrics.generative import compare
+from stages.metrics.generative import LEAST_IMAGES, compare, inception_score, pairs
 from stages.metrics.memorisation import LEAST, NO_RESERVE, UNKNOWN, membership_auc, search
 from stages.metrics.rating import FORM, KEY, SHEET, choose
 from stages.quality.pictures import captioned
@@ -46,11 +45,12 @@ from stages.runtime.params import Audit, Params, read_params
 MEMBERS = 200  # training images in the membership test, at most
 OTHERS = 3  # null images per training image in the membership test
 PAIRS = 12  # closest pairs shown per disease
+LPIPS_PAIRS = 300  # pairs of images whose perceptual distance is taken, per set
 PER_ROW = 10  # images in a row of the blinded sheet
 Images = NDArray[np.uint8]
 
 
-def quality(encoder: Encoder, real: Mapping[str, Images], found: Candidates, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def quality(encoder: encoders.Encoder, real: Mapping[str, Images], found: Candidates, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """In one encoder, against the rest of reserve: the null's floor, and per mode the candidates before and after the filter."""
     rest, null, fake = encoder(real[REST]), encoder(real[NULL]), encoder(found.images)
     modes = {
@@ -60,8 +60,27 @@ def quality(encoder: Encoder, real: Mapping[str, Images], found: Candidates, see
     return compare(rest, null, seed), modes
 
 
+def as_published(own: pd.DataFrame, found: Candidates, weights: Mapping[str, Path], size: int, seed: int) -> dict[str, Any]:
+    """The scores that papers report whose `weights` are at hand, of the rest of reserve and of each mode's accepted images."""
+    if not weights:
+        return {}
+    sets = {"real": decode(own.loc[own["use"] == REST, "image"], size)} | {m: found.images[found.of(m) & found.accepted] for m in found.modes}
+    told: dict[str, Any] = {}
+    for name, images in sets.items():
+        if len(images) < LEAST_IMAGES:
+            continue
+        told[name] = {"n": len(images)}
+        if encoders.INCEPTION_SCORE in weights:
+            logits = encoders.known_outputs(encoders.INCEPTION, weights[encoders.INCEPTION_SCORE], True, images)
+            told[name][encoders.INCEPTION_SCORE] = inception_score(logits)
+        if encoders.LPIPS in weights:
+            a, b = pairs(len(images), LPIPS_PAIRS, seed).T
+            told[name][encoders.LPIPS] = float(encoders.lpips(weights[encoders.LPIPS], images[a], images[b]).mean())
+    return told
+
+
 def memorised(
-    encoder: Encoder, table: pd.DataFrame, train: pd.DataFrame, null: Images, found: Candidates, size: int
+    encoder: encoders.Encoder, table: pd.DataFrame, train: pd.DataFrame, null: Images, found: Candidates, size: int
 ) -> tuple[dict[str, Any], audit_figures.Nearest]:
     """Copies per mode, against the disease's training images and whatever else the mode started from; and what the pictures show of it."""
     results: dict[str, Any] = {}
@@ -92,17 +111,17 @@ def membership(base_dir: Path, lora_dir: Path, disease: str, card: Card, train: 
 
 
 def audit_disease(
-    disease: str, args: argparse.Namespace, card: Card, params: Params, table: pd.DataFrame, found: Candidates, encoders: Mapping[str, Encoder]
+    disease: str, args: argparse.Namespace, card: Card, params: Params, table: pd.DataFrame, found: Candidates, seeing: Mapping[str, encoders.Encoder]
 ) -> tuple[dict[str, Any], dict[str, Any], audit_figures.Nearest]:
     """What audit.json says of a disease per mode, its floors per encoder, and what its pictures show."""
     size, p = params.refine.size, params.audit
     own = table[table["label"] == disease]
     train, null = own[own["split"] == "train"], own[own["use"] == NULL]
     real = {use: decode(own.loc[own["use"] == use, "image"], size) for use in (NULL, REST)}
-    first = next(iter(encoders))
+    first = next(iter(seeing))
     enough = all(len(images) for images in real.values())
-    told = {name: quality(encoder, real, found, p.seed) for name, encoder in encoders.items()} if enough else {}
-    copies, seen = memorised(encoders[first], table, train, real[NULL], found, size)
+    told = {name: quality(encoder, real, found, p.seed) for name, encoder in seeing.items()} if enough else {}
+    copies, seen = memorised(seeing[first], table, train, real[NULL], found, size)
     known = membership(args.base_dir, args.lora_dir, disease, card, train, null, params)
     results = {}
     for mode in found.modes:
@@ -197,18 +216,21 @@ def main() -> None:
     table = split[split["split"].isin(["train", "val", "reserve"])].merge(refined, on="id").sort_values("id", ignore_index=True)
     table["use"] = table["id"].map(divide(split, params.rare, LEAST))
     found = {disease: read_candidates(args.synthetic / disease, size) for disease in sorted(params.rare)}
-    encoders, missing = at_hand(args.base_dir)
+    seeing, missing = encoders.at_hand(args.base_dir)
 
     out = fresh(args.report / "audit")
     results: dict[str, Any] = {}
     floors: dict[str, Any] = {}
     with threadpool_limits(1, user_api="blas"):  # sums of several threads differ in their last bit
         for disease, each in found.items():
-            results[disease], floors[disease], seen = audit_disease(disease, args, card, params, table, each, encoders)
+            results[disease], floors[disease], seen = audit_disease(disease, args, card, params, table, each, seeing)
             audit_figures.draw_pairs(seen, PAIRS, out / f"pairs_{disease}.png")
             audit_figures.draw_distances(seen, card.classes[disease].title, out / f"distances_{disease}.png")
     whole = generator(args, card, params, table, found)
-    whole |= {"floors": floors, "encoders": list(encoders), "not_at_hand": missing, "on_sheet": blinded(table, found, size, params.audit, out)}
+    weights = {score: path for score, name in encoders.PUBLISHED.items() if (path := encoders.cached(name))}
+    missing += [score for score in encoders.PUBLISHED if score not in weights]
+    whole["published"] = {d: as_published(table[table["label"] == d], each, weights, size, params.audit.seed) for d, each in found.items()}
+    whole |= {"floors": floors, "encoders": list(seeing), "not_at_hand": missing, "on_sheet": blinded(table, found, size, params.audit, out)}
     whole["stops"] = audit_report.stops(results, {d: flaws(each) for d, each in found.items()}, params.audit.max_copy_rate)
     whole["warnings"] = audit_report.warnings(results, whole, params.audit.per_class)
     if "generator" in whole:

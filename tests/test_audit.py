@@ -115,7 +115,7 @@ def test_it_says_everything_of_every_mode_and_the_same_twice(copy: Path, monkeyp
     assert whole["scorer_trained_on"] == {c: 20 if c == "df" else 3 for c in CLASSES}  # 44 images of df, of which 24 are the null
     assert whole["generator"]["n"] == 2 * len(CLASSES) and whole["real"]["n"] == 2 * len(CLASSES)
     text = (copy / "reports/tiny/audit.md").read_text()
-    assert "no evidence above the null" in text and "private" not in text.lower() and "weights not at hand" in text
+    assert "no evidence above the null" in text and "private" not in text.lower() and "for want of weights: " in text and "Inception score" in text
     pictures = copy / "reports/tiny/audit"
     assert is_marked((pictures / "rating.png").read_bytes()) and is_marked((pictures / "pairs_df.png").read_bytes())
     form, key = pd.read_csv(pictures / "rating_form.csv"), pd.read_csv(pictures / "rating_key.csv")
@@ -181,6 +181,18 @@ def test_an_encoder_whose_weights_are_at_hand_is_used_and_nothing_is_fetched(wor
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.uint8)
     each = [encoder(images) for encoder in found.values()]
     assert all(features.shape == (3, each[0].shape[1]) and np.isfinite(features).all() for features in each)
+
+
+def test_scores_that_papers_report_are_given_where_their_networks_are_at_hand(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "KNOWN", {})
+    monkeypatch.setattr(encoders, "cached", lambda name: Path(name) if name == encoders.VGG else None)
+    monkeypatch.setattr(encoders, "lpips", lambda weights, a, b: np.abs(a.astype(float) - b).mean((1, 2, 3)))
+    run(copy, monkeypatch)
+    whole = read_json(copy / "reports/tiny/audit.json")["all"]
+    assert {name: own["n"] for name, own in whole["published"]["df"].items()} == {"real": 20, "text2img": LEAST // 2, "img2img": LEAST // 2}
+    assert all(own["LPIPS"] > 0 for own in whole["published"]["df"].values()) and whole["not_at_hand"] == ["Inception score"]
+    text = (copy / "reports/tiny/audit.md").read_text()
+    assert "In the units of publications:" in text and "| LPIPS" in text and "Not computed, for want of weights: Inception score." in text
 
 
 def test_a_name_that_nobody_fetched_is_not_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

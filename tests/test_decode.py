@@ -162,6 +162,16 @@ def test_a_tiff_whose_directories_form_a_ring_ends() -> None:
     assert [d.frame for d in decode_frames(bytes(data), "all")] == [0, 1]
 
 
+def test_the_pages_of_a_tiff_before_a_broken_one_are_read() -> None:
+    data = bytearray(animation("TIFF", [scene(0), scene(1), scene(2)]))
+    at = int.from_bytes(data[4:8], "little")
+    for _ in range(2):  # where each directory names the next
+        at += 2 + 12 * int.from_bytes(data[at : at + 2], "little")
+        link, at = at, int.from_bytes(data[at : at + 4], "little")
+    data[link : link + 4] = (len(data) - 1).to_bytes(4, "little")  # there is no directory there
+    assert [d.frame for d in decode_frames(bytes(data), "all")] == [0, 1]
+
+
 def test_numbers_that_are_not_finite_do_not_hide_the_others() -> None:
     values = np.asarray(scene().convert("F")).copy()
     values[0, :3] = np.nan, np.inf, -np.inf

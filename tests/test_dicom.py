@@ -242,6 +242,14 @@ def test_limits_hold_and_reasons_quote_no_patient() -> None:
         decode(written(dataset(np.full((48, 64), 9, np.uint16))))
 
 
+@pytest.mark.parametrize("name", ["Rows", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation"])
+def test_an_element_that_is_missing_is_named(name: str) -> None:
+    one = dataset(RAMP)
+    delattr(one, name)
+    with pytest.raises(Refused, match=f"; it does not give {name}$"):
+        decode(written(one))
+
+
 def test_a_deflated_bomb_is_refused_without_being_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom, "MAX_INFLATED", 10_000_000)
     data = written(dataset(RAMP, syntax=DeflatedExplicitVRLittleEndian))

@@ -167,11 +167,13 @@ def test_a_value_lies_below_inside_or_above(value: float, where: str) -> None:
 # --- what is said
 
 
-def found(low: float = -0.1, underpowered: bool = False, auc_low: float = 0.4, diversity: float = 1.0) -> dict[str, dict[str, object]]:
+def found(
+    low: float = -0.1, underpowered: bool = False, auc_low: float = 0.4, diversity: float = 1.0, coverage: float = 0.8
+) -> dict[str, dict[str, object]]:
     """One mode of one disease, all well unless told otherwise."""
     excess = {"value": low + 0.1, "low": low, "high": low + 0.2, "underpowered": underpowered}
     auc = {"value": auc_low + 0.1, "low": auc_low, "high": auc_low + 0.2, "underpowered": False}
-    quality = {"encoder": {"after": {"diversity": diversity}}}
+    quality = {"encoder": {"after": {"diversity": diversity, "coverage": coverage}}}
     return {"text2img": {"copy_excess": excess, "membership_auc": auc, "unusable": {"not finite": 0, "black or flat": 0}, "quality": quality}}
 
 
@@ -192,12 +194,18 @@ def test_what_stops_the_run(modes: dict[str, dict[str, object]], complaint: str)
 
 def test_what_is_warned_of() -> None:
     labels = np.repeat([0, 1], 60)
-    whole = {"per_class": 60, "generator": accuracy(labels, np.zeros(120, int), ["df", "nv"], 0), "real": accuracy(labels, labels, ["df", "nv"], 0)}
-    modes = found(low=0.06, underpowered=True, diversity=0.1)
+    whole = {
+        "per_class": 60,
+        "floors": {"df": {"encoder": {"coverage": 0.9}}},
+        "generator": accuracy(labels, np.zeros(120, int), ["df", "nv"], 0),
+        "real": accuracy(labels, labels, ["df", "nv"], 0),
+    }
+    modes = found(low=0.06, underpowered=True, diversity=0.1, coverage=0.6)
     modes["text2img"]["unusable"] = {"not finite": 2, "black or flat": 1}
     said = "\n".join(warnings({"df": modes}, whole, 60))
     assert "2 drawn image(s) are not finite" in said and "1 drawn image(s) are black or flat" in said
     assert "accepted images resemble one another" in said
+    assert "accepted images reach 60% of the real ones; other real images reach 90%" in said
     assert "from too few images to stop the run" in said
     assert "synthetic nv is named right less often" in said and "synthetic df" not in said
     assert warnings({"df": found()}, whole | {"generator": whole["real"]}, 60) == []

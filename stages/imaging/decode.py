@@ -244,7 +244,7 @@ def seen(picture: Image.Image) -> Image.Image:
 
 
 def _count(picture: Image.Image, data: bytes) -> int:
-    """How many frames an opened picture holds; 1 when what follows the first is broken. Raises `Refused` when it is too many."""
+    """How many frames an opened picture holds, those before a broken one where the format tells, and 1 or more. Raises `Refused` when it is too many."""
     frames = 0
     try:
         if picture.format == "GIF":  # counting reads all, so first a bound: a zero byte and a comma precede every frame but the first
@@ -258,8 +258,8 @@ def _count(picture: Image.Image, data: bytes) -> int:
             frames = int(getattr(picture, "n_frames", 1))
     except (Refused, MemoryError):
         raise
-    except Exception:
-        frames = 1
+    except Exception:  # of a TIFF's pages those that came before the broken one; of other formats the first
+        frames = max(frames, 1)
     check_frames(frames)
     if picture.tell() != 0:
         picture.seek(0)

@@ -40,6 +40,8 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 MODALITY = ("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope")
+#: What every image of whole numbers has (DICOM PS3.3, C.7.6.3).
+NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
 VOI = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
 config.settings.reading_validation_mode = config.IGNORE  # odd values are read as they are
@@ -66,9 +68,9 @@ def open_dicom(data: bytes) -> Opened:
     except Exception:
         raise Refused("broken DICOM file: its header cannot be read") from None
     if kind not in (*GREY, PALETTE, *COLOUR):
-        raise Refused("unsupported DICOM image: its kind of colour (PhotometricInterpretation) is not known")
+        raise Refused(f"unsupported DICOM image: its kind of colour (PhotometricInterpretation) is not known{_lacking(dataset)}")
     if min(rows, columns, frames) < 1 or samples != (3 if kind in COLOUR else 1):
-        raise Refused("broken DICOM file: rows, columns, frames or samples a pixel make no sense")
+        raise Refused(f"broken DICOM file: rows, columns, frames or samples a pixel make no sense{_lacking(dataset)}")
     check_frames(frames)
     check_size(columns, rows, MAX_PIXELS if bits <= 8 else MAX_WIDE_PIXELS // samples)
     tagged = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
@@ -82,10 +84,16 @@ def open_dicom(data: bytes) -> Opened:
         except NotImplementedError:
             raise Refused("a DICOM image compressed in a way that no installed decoder reads") from None
         except Exception:
-            raise Refused("broken DICOM image: its pixels cannot be unpacked") from None
+            raise Refused(f"broken DICOM image: its pixels cannot be unpacked{_lacking(dataset)}") from None
         return Decoded(seen(picture), f"{kind} {stored} bit", "DICOM", index, frames, tagged)
 
     return Opened(frames, read)
+
+
+def _lacking(dataset: Dataset) -> str:
+    """What of `NEEDED` the file does not say, as the end of a sentence."""
+    missing = [name for name in NEEDED if dataset.get(name) is None]
+    return f"; it does not give {', '.join(missing)}" if missing else ""
 
 
 def _int(dataset: Dataset, name: str, absent: int) -> int:

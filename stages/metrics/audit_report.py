@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.classifier.encoders import PUBLISHED
 from stages.dataset.card import Card
 from stages.metrics.generative import FD_IMAGES, NEIGHBOURS
 from stages.metrics.memorisation import LEAST, MAX_AUC, NO_RESERVE, QUANTILE
@@ -14,6 +15,7 @@ from stages.runtime.markdown import markdown
 from stages.runtime.params import Params
 
 DIGITS = 6
+COVERED = 0.75  # of what other real images reach of the real ones, under which a mode is said to leave out kinds of them
 ALIKE = 0.5  # of the real images' diversity, under which a mode is said to repeat itself
 Found = Mapping[str, Any]
 
@@ -50,9 +52,13 @@ def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
         for mode, found in modes.items():
             said += [f"{disease}, {mode}: {n} drawn image(s) are {what}" for what, n in found["unusable"].items() if n]
             if found["quality"] != NO_RESERVE:
-                after = next(iter(found["quality"].values()))["after"]
+                first, own = next(iter(found["quality"].items()))
+                after = own["after"]
                 if after.get("diversity", 1) < ALIKE:
                     said.append(f"{disease}, {mode}: accepted images resemble one another, {after['diversity']:.2f} of the distances among real ones")
+                if after.get("coverage", 1) < COVERED * whole["floors"][disease][first]["coverage"]:
+                    said.append(f"{disease}, {mode}: accepted images reach {after['coverage']:.0%} of the real ones; other real images reach "
+                                f"{whole['floors'][disease][first]['coverage']:.0%}")  # fmt: skip
             excess = found["copy_excess"]
             if excess["low"] is not None and excess["low"] > 0:
                 power = ", from too few images to stop the run" if excess["underpowered"] else ""
@@ -98,6 +104,15 @@ def quality_section(disease: str, modes: Found, floors: Found) -> list[str]:
             rows += [_quality_row(f"{mode}, {when} the filter", found["quality"][encoder][when]) for when in ("before", "after")]
         parts += [f"Encoder: {encoder}.", markdown(rows)]
     return parts
+
+
+def published_section(told: Found) -> list[str]:
+    """The scores that papers report, of real and accepted images; nothing where no weights are at hand."""
+    scores = [score for score in PUBLISHED if any(score in own for own in told.values())]
+    if not scores:
+        return []
+    rows = [["accepted images", "n", *scores], *([name, str(own["n"]), *(f"{own[score]:.3f}" for score in scores)] for name, own in told.items())]
+    return ["In the units of publications:", markdown(rows)]
 
 
 def copies_section(modes: Found) -> list[str]:
@@ -165,7 +180,8 @@ def document(record: Found, card: Card, params: Params, report: Path) -> str:
     for disease, modes in record.items():
         if disease == "all":
             continue
-        parts += [f"## {card.classes[disease].title} ({disease})", *quality_section(disease, modes, whole["floors"][disease]), *copies_section(modes)]
+        parts += [f"## {card.classes[disease].title} ({disease})", *quality_section(disease, modes, whole["floors"][disease])]
+        parts += [*published_section(whole["published"][disease]), *copies_section(modes)]
         for name, alt in (("distances", "How near candidates and unseen real images lie to training images"), ("pairs", "The closest pairs")):
             if (report / "audit" / f"{name}_{disease}.png").exists():
                 parts.append(f"![{alt}](audit/{name}_{disease}.png)")
@@ -182,18 +198,23 @@ def document(record: Found, card: Card, params: Params, report: Path) -> str:
 
 def notes(whole: Found) -> list[str]:
     """What the numbers are, and which are missing."""
-    missing = [f"{name}: weights not at hand." for name in whole["not_at_hand"]]
+    absent = whole["not_at_hand"]
+    missing = (
+        [f"Not computed, for want of weights: {', '.join(absent)}. `python -m stages.encoder` takes weights that you have as files."]
+        if absent
+        else []
+    )
     return [
         "KID: distance of the two sets of images in the eyes of an encoder, about 0 when they are alike; the row `real against real` is how far apart real "
         "images are by chance. Its interval comes from random halves.",
         f"FD needs {FD_IMAGES} images per dimension of the encoder; with fewer it says too few.",
         f"Precision: share of synthetic images among the real ones; recall and coverage: share of real ones that the synthetic reach; density: how thick "
         f"they lie there ({NEIGHBOURS} neighbours). Recall, density and coverage hang on n: compare with `real against real`.",
-        "Diversity: mean distance between two images of a set, over that of real ones (in place of LPIPS); near 0 one image repeats.",
+        "Diversity: mean distance between two images of a set, over that of real ones; near 0 one image repeats. LPIPS is such a mean too, of perceptual "
+        "distances (VGG). The Inception score is by torchvision's weights of Inception v3, and of one set of n, so it lies below those of 50,000 images.",
         f"A copy lies nearer to a training image, in any turn or mirroring, than {QUANTILE:.0%} of real images that nobody trained on (the null), in the first "
         f"encoder, which the filter does not use. Under {LEAST} candidates or null images the test is underpowered: it warns and does not stop the run.",
         "Authentic: farther from the nearest training image than that one is from its own neighbour (AuthPct).",
         "`No evidence above the null` is not proof that nothing was memorised: images of patients, and what was learned from them, may stay personal data.",
         *missing,
-        "Inception score and LPIPS: not computed; their weights are to be had as pickles only, which rarelens does not open.",
     ]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from scipy.special import rel_entr, softmax
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from stages.metrics.classification import TOO_FEW
@@ -85,6 +86,22 @@ def manifolds(real: Features, fake: Features, k: int = NEIGHBOURS) -> dict[str, 
 def diversity(one: Features) -> float:
     """Mean distance between two different images of `one` (N, D), N of 2 or more: 0 when all are one image."""
     return float(cdist(one, one).sum() / (len(one) * (len(one) - 1)))
+
+
+def pairs(n: int, most: int, seed: int) -> NDArray[np.int64]:
+    """At most `most` different pairs (P, 2) of two different ones of `n` things, drawn at random."""
+    first, second = np.triu_indices(n, 1)
+    chosen = np.random.default_rng(seed).permutation(len(first))[:most]
+    return np.stack([first[chosen], second[chosen]], 1)
+
+
+def inception_score(logits: Features) -> float:
+    """Inception score (Salimans et al. 2016, arXiv:1606.03498): exp of the mean KL divergence of p(y|x) from p(y); 1 to the number of classes.
+
+    `logits` (N, C) of one set, not of tenths of it: the field's ten splits want thousands of images.
+    """
+    p = softmax(logits, axis=1)
+    return float(np.exp(rel_entr(p, p.mean(0)).sum(1).mean()))
 
 
 def compare(real: Features, fake: Features, seed: int) -> dict[str, Any]:
