@@ -31,12 +31,12 @@ FIGURES = {
     "regimes": ("Every regime with its 95% interval", "Higher is better; where two lines overlap widely, chance may explain the difference."),
     "roc": (
         "Found lesions against false alarms (ROC)",
-        "Upright (tpr): the share of lesions with the disease that are found. Across (fpr): the share of the others that are taken for it. "
+        "Upright (sensitivity): the share of lesions with the disease that are found. Across (1 - specificity): the share of the others that are taken for it. "
         "A curve nearer the upper left corner is better.",
     ),
     "pr": (
         "How many alarms are right (precision and recall)",
-        "Upright (precision): the share of alarms that are right. Across (recall): the share of lesions with the disease that are found. "
+        "Upright (positive predictive value): the share of alarms that are right. Across (sensitivity): the share of lesions with the disease that are found. "
         "A curve nearer the upper right corner is better.",
     ),
     "reliability": (

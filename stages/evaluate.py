@@ -279,6 +279,7 @@ def main() -> None:
         n_lesions={c: int(n) for c, n in zip(card.class_names, truth.n_lesions, strict=True)},
         n_images=len(test),
         rare=sorted(params.rare),
+        titles={name: c.title for name, c in card.classes.items()},
         bootstrap=own.bootstrap,
         base=read_json(args.models_dir / "base" / "base.json"),
         warnings=data["warnings"],

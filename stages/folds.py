@@ -155,6 +155,7 @@ def main() -> None:
         n_lesions={c: int(n) for c, n in zip(truth.classes, truth.n_lesions, strict=True)},
         n_images=len(truth.labels),
         rare=sorted(params.rare),
+        titles={name: c.title for name, c in card.classes.items()},
         bootstrap=own.bootstrap,
         base=abouts[0]["base"],
         warnings=sorted({text for about in abouts for text in about["warnings"]}),

@@ -167,7 +167,7 @@ def facts(**changes: Any) -> report.Facts:
     base = {"known_groups": True, "source": "models/base"}
     values: dict[str, Any] = {
         "title": "Phantoms", "dataset": "phantom", "phantom": True, "answer": "no evidence that synthesis helps",
-        "n_lesions": {"df": 60, "mel": 60, "nv": 60}, "n_images": 180, "rare": ["df"], "bootstrap": 300, "base": base,
+        "n_lesions": {"df": 60, "mel": 60, "nv": 60}, "n_images": 180, "rare": ["df"], "titles": {}, "bootstrap": 300, "base": base,
         "warnings": ["border brightness alone separates the classes"], "start": "0" * 64, "shortcuts": [],
         "absent": {"oracle": "none to spare"}, "how": "", "made": "`dvc repro`",
     }  # fmt: skip

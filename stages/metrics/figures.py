@@ -31,6 +31,8 @@ COLOURS = {
     "curriculum": "#f58518",
     "oracle": "#9d755d",
 }
+#: What a clinician calls what the tables have.
+AXES = {"fpr": "1 - specificity", "tpr": "sensitivity", "recall": "sensitivity (recall)", "precision": "positive predictive value (precision)"}
 #: Beside colour, for those who do not see it.
 LINES = dict(zip(COLOURS, cycle(("-", "--", ":", "-.")), strict=False))
 
@@ -63,6 +65,7 @@ def draw_verdict(verdict: Mapping[str, Any], title: str, path: Path) -> None:
             axis.plot([found["low"], found["high"]], [height, height], color=colour, lw=2.5, solid_capstyle="round")
             axis.plot(found["diff"], height, "o", color=colour, ms=7)
         axis.set(xlabel=f"difference in {label}, 95% interval", yticks=y, yticklabels=names, ylim=(-0.6, len(rows) - 0.4))
+        axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="x", alpha=0.3)
     heading(figure, f"{title}\n{verdict['candidate']} against each control; right of zero is better")
     save(figure, path)
@@ -84,8 +87,8 @@ def draw_regimes(intervals: Mapping[str, Mapping[str, Mapping[str, float]]], tit
     save(figure, path)
 
 
-def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, diagonal: bool = False) -> None:
-    """Column `y` over `x` of every regime overlaid, a panel a disease; columns regime, disease, `x`, `y`."""
+def draw_curves(table: pd.DataFrame, x: str, y: str, titles: Mapping[str, str], title: str, path: Path, diagonal: bool = False) -> None:
+    """Column `y` over `x` of every regime overlaid, a panel a disease called as in `titles`; columns regime, disease, `x`, `y`."""
     diseases = sorted(table["disease"].unique())
     figure, axes = plt.subplots(1, len(diseases), figsize=(4.4 * len(diseases) + 1.6, 4.2), squeeze=False, layout="constrained")
     for axis, disease in zip(axes[0], diseases, strict=True):
@@ -93,7 +96,7 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, title: str, path: Path, dia
             axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
         for regime, part in table[table["disease"] == disease].groupby("regime", sort=False):
             axis.plot(part[x], part[y], label=regime, color=COLOURS[str(regime)], ls=LINES[str(regime)], lw=1.6)
-        axis.set(xlabel=x, ylabel=y, title=disease, xlim=(0, 1), ylim=(0, 1.01))
+        axis.set(xlabel=AXES.get(x, x), ylabel=AXES.get(y, y), title=titles.get(disease, disease), xlim=(0, 1), ylim=(0, 1.01))
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=8)
     heading(figure, title)

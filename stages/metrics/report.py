@@ -23,9 +23,10 @@ UNKNOWN = "pre-training set unknown, may contain public test images"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the report says besides scores. `base` is base.json, `start` what the classifiers started from, `warnings` those of the data report,
-    `shortcuts` those of them that say that a model can score well without seeing the disease, `absent` why a regime was not trained,
-    `how` (`candidate_how`) what else the candidate's training has, `made` by what command this was made."""
+    """What the report says besides scores. `titles` is what the card calls the classes, `base` is base.json, `start` what the classifiers
+    started from, `warnings` those of the data report, `shortcuts` those of them that say that a model can score well without seeing the
+    disease, `absent` why a regime was not trained, `how` (`candidate_how`) what else the candidate's training has, `made` by what command
+    this was made."""
 
     title: str
     dataset: str
@@ -34,6 +35,7 @@ class Facts:
     n_lesions: dict[str, int]
     n_images: int
     rare: list[str]
+    titles: Mapping[str, str]
     bootstrap: int
     base: Mapping[str, Any]
     warnings: Sequence[str]
@@ -149,8 +151,8 @@ def draw(
     out = folder / "figures"
     figures.draw_verdict(verdict, f"{facts.answer}\n{facts.marks}", out / "verdict.png")
     figures.draw_regimes({name: d["intervals"] for name, d in details.items()}, facts.marks, out / "regimes.png")
-    figures.draw_curves(tables["roc"], "fpr", "tpr", f"ROC, mean over seeds\n{facts.marks}", out / "roc.png", diagonal=True)
-    figures.draw_curves(tables["pr"], "recall", "precision", f"Precision and recall, mean over seeds\n{facts.marks}", out / "pr.png")
-    figures.draw_curves(tables["reliability"], "confidence", "accuracy", f"Reliability\n{facts.marks}", out / "reliability.png", diagonal=True)
+    figures.draw_curves(tables["roc"], "fpr", "tpr", facts.titles, f"ROC, mean over seeds\n{facts.marks}", out / "roc.png", diagonal=True)
+    figures.draw_curves(tables["pr"], "recall", "precision", facts.titles, f"Precision and recall, mean over seeds\n{facts.marks}", out / "pr.png")
+    figures.draw_curves(tables["reliability"], "confidence", "accuracy", {}, f"Reliability\n{facts.marks}", out / "reliability.png", diagonal=True)
     counts = {name: np.array(d["confusion"]["counts"]) for name, d in details.items()}
     figures.draw_confusion(counts, sorted(facts.n_lesions), f"Ensemble of the seeds\n{facts.marks}", out / "confusion.png")
