@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -18,13 +19,14 @@ from reportlab.lib.units import mm
 from reportlab.platypus import Flowable, HRFlowable, KeepInFrame, Paragraph, SimpleDocTemplate, Spacer, Table
 from reportlab.platypus import Image as Picture
 
-from app import wording, wording_result, wording_risk
+from app import measured, wording, wording_result, wording_risk
 from app.risk import Assessment
-from stages.classifier.prediction import Result
+from stages.classifier.prediction import Presence, Result
 from stages.dataset.card import Card
 
 MARGIN = 15 * mm
 SIDE = 42 * mm  # of a picture
+TALL = 110 * mm  # what all pictures share
 GRID = [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("FONT", (0, 0), (-1, 0), "Helvetica-Bold"), ("FONTSIZE", (0, 0), (-1, -1), 9)]
 ASSESSMENT = ("The clinician's own assessment", "", "", "Name, date, signature")
 
@@ -44,6 +46,25 @@ def record(card: Card, regime: str, files: list[dict[str, str]], result: Result,
         "refer": refer,
         "hashes": hashes,
     }
+
+
+def worth_record(
+    result: Result, shares: Mapping[str, Mapping[str, measured.Share | None]], risks: Mapping[str, Assessment]
+) -> dict[str, dict[str, Any]]:
+    """Per rare disease what `measured.shares` knows of test (null: too few), the prevalence that was entered, and what the answer is worth there.
+
+    Where the model cannot say, what either answer would be worth.
+    """
+    told: dict[str, dict[str, Any]] = {}
+    for disease, answer in result.present.items():
+        found, prior = shares.get(disease, {}), risks[disease].prior
+        values = {one: measured.value_of_answer(one, found, prior) for one in measured.firm(answer)}
+        told[disease] = {
+            **{name: (one := found.get(name)) and asdict(one) for name in ("sensitivity", "specificity")},
+            "prevalence": prior,
+            "predictive_values": {one: value and dict(zip(("value", "low", "high"), value, strict=True)) for one, value in values.items()},
+        }
+    return told
 
 
 def risk_record(card: Card, risks: Mapping[str, Assessment]) -> dict[str, Any]:
@@ -85,8 +106,8 @@ def as_json(told: dict[str, Any]) -> str:
 
 
 def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDArray[np.uint8]], limits: list[str]) -> bytes:
-    """The record, with what `risk_record` gives under "risk", as one A4 page: `pictures` by caption, every diagnosis by its title in `titles`,
-    `limits` of use, lines to sign. Same input, same bytes.
+    """The record, with what `risk_record` gives under "risk" and `worth_record` under "tested", as one A4 page: `pictures` by caption, every
+    diagnosis by its title in `titles`, `limits` of use, lines to sign. Same input, same bytes.
     """
     styles = getSampleStyleSheet()
     body, small = styles["BodyText"], styles["BodyText"].clone("small", fontSize=7.5, leading=9, spaceBefore=2)
@@ -94,7 +115,8 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     def text(words: str, style: Any = body) -> Paragraph:
         return Paragraph(escape(words), style)
 
-    shown = [part for caption, pixels in pictures.items() for part in (Picture(_png(pixels), SIDE, SIDE), text(caption, small), Spacer(0, 2 * mm))]
+    side = min(SIDE, TALL / len(pictures))
+    shown = [part for caption, pixels in pictures.items() for part in (Picture(_png(pixels), side, side), text(caption, small), Spacer(0, 2 * mm))]
     ranked = sorted(told["p"], key=lambda name: -told["p"][name])
     rows = [["Diagnosis", "Of 1,000 images like this", "Range over models", "Answer"]]
     for name in ranked:
@@ -104,7 +126,8 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     sets = [text(wording_result.conformal(coverage, names, titles).replace("**", "")) for coverage, names in told["conformal_sets"].items()]
     refer = [text(f"Refer: {'; '.join(told['refer'])}.")] if told["refer"] else []
     files = [text(f"{one['name']}: sha256 {one['sha256']}{', left out: ' + one['reason'] if one['reason'] else ''}", small) for one in told["files"]]
-    beside = [table, Spacer(0, 2 * mm), *sets, *refer]
+    worth = [text(line, small) for line in _worth_lines(told["tested"], titles)]
+    beside = [table, Spacer(0, 2 * mm), *refer, *sets, *worth]
     result = Table([[shown, beside]], colWidths=[SIDE + 6 * mm, None], hAlign="LEFT", style=[("VALIGN", (0, 0), (-1, -1), "TOP")])
     hashes = [text(f"{name}: {value}", small) for name, value in told["hashes"].items()]
     lines: list[Flowable] = []
@@ -133,6 +156,20 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     )
     page.build([KeepInFrame(page.width - 12, page.height - 12, story, mode="shrink")])
     return out.getvalue()
+
+
+def _worth_lines(told: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    """Per rare disease how often the model is right on test, and what its answer is worth at the entered prevalence."""
+    lines = []
+    for disease, one in told.items():
+        found = {name: one[name] and measured.Share(**one[name]) for name in ("sensitivity", "specificity")}
+        values: dict[Presence, tuple[float, float, float] | None] = {
+            answer: value and (value["value"], value["low"], value["high"]) for answer, value in one["predictive_values"].items()
+        }
+        parts = [wording_result.tested(titles[disease], found if any(found.values()) else {})]
+        parts += [wording_result.right(answer, value, one["prevalence"]).replace("**", "") for answer, value in values.items()]
+        lines.append(f"{wording.heading(titles[disease])}: {' '.join(parts)}")
+    return lines
 
 
 def _risk_rows(told: dict[str, Any], titles: dict[str, str]) -> list[list[str]]:

@@ -72,6 +72,11 @@ def complement(one: Share) -> Share:
     return Share(1 - one.value, 1 - one.high, 1 - one.low, one.n)
 
 
+def firm(answer: Presence) -> tuple[Presence, ...]:
+    """The answers whose worth is told beside `answer`: itself, or both that could be, where the model cannot say."""
+    return ("yes", "no") if answer == "cannot say" else (answer,)
+
+
 def value_of_answer(answer: Presence, found: Mapping[str, Share | None], prevalence: float) -> tuple[float, float, float] | None:
     """How often "present" or "not present" is right where the disease has that `prevalence`; None for cannot say, or where test has too few."""
     if answer == "yes" and (hit := found.get("sensitivity")) and (spared := found.get("specificity")):

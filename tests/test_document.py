@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from app import document, risk, wording, wording_risk
+from app.measured import Share
 from stages.classifier.prediction import Result
 from stages.dataset.card import read_card
 from stages.imaging.phantoms import CLASSES
@@ -25,6 +26,12 @@ RESULT = Result(
 )
 
 
+HIT, SPARED = Share(0.6, 0.5, 0.7, 210), Share(0.9, 0.88, 0.92, 1260)
+SHARES: dict[str, dict[str, Share | None]] = {
+    "df": {"sensitivity": HIT, "specificity": SPARED, "missed": Share(0.3, 0.2, 0.4, 210), "ruled_out": Share(0.8, 0.7, 0.9, 1260)}
+}
+
+
 def risks(**answers: risk.Answer) -> dict[str, risk.Assessment]:
     """Of both rare diseases of the card, at one in a hundred before."""
     image = risk.image_ratio(0.5, SHARE, 50, 300, (0.3, 0.7))
@@ -34,7 +41,8 @@ def risks(**answers: risk.Answer) -> dict[str, risk.Assessment]:
 def told(files: int = 1, **answers: risk.Answer) -> dict[str, Any]:
     named = [{"name": "<b>lesion & co</b>.png", "sha256": "a" * 64, "reason": ""}] * files
     record = document.record(CARD, "combined", named, RESULT, ["it cannot say"], {"model (md5)": "c" * 32})
-    return record | {"risk": document.risk_record(CARD, risks(**answers))}
+    assessed = risks(**answers)
+    return record | {"risk": document.risk_record(CARD, assessed), "tested": document.worth_record(RESULT, SHARES, assessed)}
 
 
 def pdf(record: dict[str, Any]) -> bytes:
@@ -81,6 +89,16 @@ def test_the_report_holds_the_risk_step_by_step_and_what_was_answered() -> None:
         assert f"{wording.percent(p)} ({wording.percent(bounds[0])} to {wording.percent(bounds[1])})" in said
     assert f"Answered: {questions['firm']} Yes. Not asked: {questions['blanches']}" in said
     assert "× 6 (2 to 18, EXAMPLE)" in said and wording_risk.EXAMPLE in said and wording_risk.INDEPENDENCE in said
+
+
+def test_the_report_says_how_often_the_model_is_right_and_what_its_answer_is_worth() -> None:
+    found = json.loads(document.as_json(told()))["tested"]
+    assert found["df"]["sensitivity"] == {"value": 0.6, "low": 0.5, "high": 0.7, "n": 210} and found["df"]["prevalence"] == 0.01
+    assert found["df"]["predictive_values"]["yes"]["value"] == pytest.approx(0.01 * 0.6 / (0.01 * 0.6 + 0.99 * 0.1))  # cannot say: both answers
+    assert set(found["df"]["predictive_values"]) == {"yes", "no"} and found["vasc"]["predictive_values"] == {"no": None}
+    said = words(pdf(told()))
+    assert "it found 60 (50 to 70; n = 210) of 100 lesions with dermatofibroma (sensitivity)" in said
+    assert "is right for 57 of 1,000 who are told so" in said and "has not been tested" in said
 
 
 def test_without_answers_nothing_is_marked_as_an_example_and_the_assumption_stays() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from app import artifacts, frame, risk, wording, wording_result
+from app import artifacts, frame, measured, risk, wording, wording_result
 from app.reading.case import Case
 
 
@@ -14,19 +14,23 @@ def show(case: Case, risks: Mapping[str, risk.Assessment]) -> None:
     """The section; `risks` as the page shows them."""
     from app import document  # imports reportlab, which nothing else needs before a result is there
 
-    choice, result, titles, picture = case.choice, case.result, case.titles, case.pictures[0]
+    choice, result, titles = case.choice, case.result, case.titles
     st.header("Report")
     files = [{"name": view.name, "sha256": view.digest, "reason": view.reason} for view in case.views]
     told = document.record(choice.card, choice.regime, files, result, case.refer, case.hashes)
     told["risk"] = document.risk_record(choice.card, risks)
+    told["tested"] = document.worth_record(result, measured.shares(choice.place, choice.regime), risks)
     explainer = frame.explainer(choice, case.content)
     limits = [wording_result.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
 
     def pdf() -> bytes:
         """Made when it is asked for: it takes longer than all else on the page."""
-        warmth = explainer.heat(picture.seen, list(result.probabilities).index(result.predicted))
-        mapped = frame.overlay(picture.shown, warmth, 0.6)
-        pictures = {"The image": picture.shown, f"What speaks for {titles[result.predicted]} (no proof)": mapped}
+        first = case.pictures[0]
+        warmth = explainer.heat(first.seen, list(result.probabilities).index(result.predicted))
+        mapped = frame.overlay(first.shown, warmth, 0.6)
+        several = len(case.pictures) > 1
+        pictures = {f"View {k} of {len(case.pictures)}" if several else "The image": each.shown for k, each in enumerate(case.pictures, start=1)}
+        pictures |= {f"What speaks for {titles[result.predicted]}{' in view 1' if several else ''} (no proof)": mapped}
         return document.as_pdf(told, titles, pictures, limits)
 
     left, right = st.columns(2)

@@ -65,8 +65,7 @@ def show_presence(case: Case, disease: str, answer: Presence, tested: dict[str, 
             help=f"Preset: {origin}. Enter the share among your own patients.",
         )
         prior = entered_prior(case.choice, disease)
-        firm: tuple[Presence, ...] = ("yes", "no") if answer == "cannot say" else (answer,)  # what an answer would be worth, where there is none
-        for one in firm:
+        for one in measured.firm(answer):
             st.markdown(wording_result.right(one, measured.value_of_answer(one, tested, prior), prior))
         frame.small(wording_result.tested(title, tested))
         frame.small(wording_result.basis(info["thresholds"][disease]))
