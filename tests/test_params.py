@@ -25,7 +25,7 @@ def test_params_yaml_is_valid_and_its_card_exists() -> None:
 
 
 def test_the_presets_that_the_readme_names_exist() -> None:
-    assert set(PRESETS) >= {"smoke", "ham10000-cpu", "ham10000-sd15", "rare_mri-cpu", "rare_mri-binary-cpu"}
+    assert set(PRESETS) >= {"smoke", "ham10000-cpu", "ham10000-sd15", "rare_mri-cpu", "rare_mri-binary-cpu", "breastmnist-cpu"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -45,6 +45,11 @@ def test_the_presets_for_a_gpu_differ_in_the_backbone_alone(backbone: str) -> No
     first, other = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("ham10000-sd15", f"ham10000-sd15-{backbone}"))
     assert first["train"]["backbone"] == "efficientnet_b0"
     assert other == {**first, "train": {**first["train"], "backbone": backbone}}
+
+
+def test_the_folds_for_a_gpu_are_those_of_its_preset() -> None:
+    first, folds = (yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text()) for name in ("ham10000-sd15", "ham10000-sd15-folds"))
+    assert folds == first | {"train_synth": {"enabled": False}, "train_curriculum": {"enabled": False}}
 
 
 def test_every_regime_has_its_block_and_its_stage() -> None:
