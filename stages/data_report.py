@@ -159,9 +159,10 @@ def make_warnings(facts: dict[str, Any], card: Card) -> list[str]:
         said.append(f"{facts['groups']['several_labels']} group(s) hold images of more than one class: labels, ids or both may be wrong")
     if facts["near_duplicates"]["labels_disagree"]:
         said.append(f"{len(facts['near_duplicates']['labels_disagree'])} pair(s) of near-duplicates have different labels; data.json lists them")
-    copies = sum(n for reason, n in facts["quarantine"].items() if reason.startswith("exact duplicates under different labels"))
+    left_out = [*facts["quarantine"].items(), *facts["frame_copies"].items()]
+    copies = sum(n for reason, n in left_out if reason.startswith("exact duplicates under different labels"))
     if copies:
-        said.append(f"{copies} files are exact copies of each other under different labels, and were left out: nobody knows which label is right")
+        said.append(f"{copies} images are exact copies of each other under different labels, and were left out: nobody knows which label is right")
     if facts["table_rows_without_file"]:
         said.append(f"{facts['table_rows_without_file']} row(s) of the metadata table have no file")
     return said
@@ -206,12 +207,14 @@ def make_facts(
             "several_labels_ids": several[:EXAMPLES],
         },
         "attributes": {name: attribute_summary(table[name]) for name in sorted(card.attributes)},
-        "confounded": confounders(training, sorted(card.attributes), p.permutations, p.seed),
+        "confounded": confounders(training, sorted({*card.attributes, *card.layout.extra} - set(BOX)), p.permutations, p.seed),
         "originals": originals(table),
         "burned_in_text": (
             {name: int(n) for name, n in table.groupby("label")["burned_in_text"].sum().items()} if "burned_in_text" in table else None
         ),
         "quarantine": quarantine_reasons(quarantine),
+        "frames_left_out": {reason: n for reason, n in refined["frames_left_out"].items() if n},
+        "frame_copies": refined["frame_copies"],
         "near_duplicates": near_duplicates(table, refined["near_duplicates"]),
         "table_rows_without_file": refined["table_rows_without_file"],
         "public_ids": refined["public_ids"],

@@ -117,6 +117,8 @@ def assess(
         disease = truth.classes[c]
         intervals |= {f"f1_{disease}": with_interval(classes[disease]["f1"], boots["rare_f1"][:, k])}
         intervals |= {f"ap_{disease}": with_interval(classes[disease]["ap"], boots["rare_ap"][:, k])}
+    # What page and predict say; logit_adjust has no calibration, thresholds and quantiles of its own.
+    told = ensemble if name == "logit_adjust" else calibrated(ensemble, info)
     detail = {
         "regime": name,
         "what": WHAT[name],
@@ -127,13 +129,12 @@ def assess(
         "ensemble_by_lesion": {k: round(v, DIGITS) for k, v in scores(lesion, by_lesion).items()},
         "intervals": intervals,
         "classes": classes,
-        "subgroups": subgroups(ensemble, truth, attributes),
-        "confusion": {"classes": truth.classes, "counts": confusion(ensemble, truth).tolist()},
+        "subgroups": subgroups(told, truth, attributes),
+        "confusion": {"classes": truth.classes, "counts": confusion(told, truth).tolist()},
         "exposures": info["exposures"],
     }
-    if name != "logit_adjust":  # it has no thresholds and quantiles of its own
-        told = calibrated(ensemble, info)
-        detail |= {"calibrated": {k: round(v, DIGITS) for k, v in scores(told, truth).items()}}  # what page and predict say
+    if name != "logit_adjust":
+        detail |= {"calibrated": {k: round(v, DIGITS) for k, v in scores(told, truth).items()}}
         detail |= {"thresholds": at_thresholds(told, truth, info["thresholds"]), "conformal": coverage(ensemble, truth, info["conformal"])}
     if any(kinds["synthetic"] for shown in info["exposures"].values() for kinds in shown.values()):
         detail["generator"] = generator_counts(synthetic)
@@ -287,7 +288,7 @@ def main() -> None:
         start=infos["real"]["training"]["start_sha256"],
         absent=absent,
         made="`dvc repro` (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
-        "`reports/experiments.md` lists the evaluations.",
+        "`reports/experiments.md` lists the evaluations; whether the synthetic images are copies, `audit.md` says.",
         how=report.candidate_how(infos[own.candidate]["training"]),
     )
 

@@ -163,8 +163,9 @@ def main() -> None:
         start=abouts[0]["start"],
         absent={regime: reason for about in abouts for regime, reason in about["absent"].items()},
         how=abouts[0]["how"],
-        made=f"`make folds PRESET={preset}`: {len(kept)} folds by lesion; each lesion outside split `base` was tested once, by models whose judge, "
-        "generator and calibration had not seen its fold; predictions are pooled, and the bootstrap resamples their lesions and seeds.",
+        made=f"`make folds PRESET={preset}`: {len(kept)} folds by lesion. Each lesion that `split.max_images` admits and that lies outside split `base` was "
+        "tested once, by models whose judge, generator and calibration had not seen its fold; predictions are pooled, and the bootstrap resamples "
+        "their lesions and seeds.",
     )
 
     # --- the reports

@@ -57,12 +57,20 @@ def main() -> None:
 
 
 def list_files(source: Path, output: Path) -> list[Path]:
-    """Every file under `source`, hidden ones too, sorted by path; the table itself is left out. `UserError` when there is no `source`."""
+    """Every file under `source`, hidden ones too, and what cannot be looked into, sorted by path; the table itself is left out.
+
+    `UserError` when there is no `source`, or the table would take its place.
+    """
     if source.is_dir():
-        found = [Path(folder) / name for folder, _, names in os.walk(source) for name in names]
-        return sorted((f for f in found if f.absolute() != output.absolute()), key=os.fspath)
+        closed: list[Path] = []
+        found: list[Path] = []
+        for folder, below, names in os.walk(source, onerror=lambda error: closed.append(Path(str(error.filename)))):
+            found += [Path(folder) / name for name in names] + [link for name in below if (link := Path(folder) / name).is_symlink()]
+        return sorted((f for f in found + closed if f.absolute() != output.absolute()), key=os.fspath)
     if not source.exists():
         raise UserError(f"{source} does not exist")
+    if source.resolve() == output.resolve():
+        raise UserError(f"{output} is the image itself; name another file for the table")
     return [source]
 
 

@@ -25,6 +25,7 @@ import argparse
 import hashlib
 import hmac
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -204,6 +205,7 @@ def main() -> None:
         sources = set(kept["source"])
         copies = {str(rows.at[i, "file"]): reason for i, reason in reversed(left_out.items()) if rows.at[i, "source"] not in sources}
         refused = listing.refused | store.refused() | copies
+        frame_copies = Counter(reason.split(" of ")[0] for i, reason in left_out.items() if rows.at[i, "source"] in sources)
 
         out = fresh(args.out)
         quarantine = pd.DataFrame([(printable(file), refused[file]) for file in sorted(refused)], columns=["file", "reason"])
@@ -215,6 +217,7 @@ def main() -> None:
             "files_refined": len(sources),
             "files_quarantined": len(refused),
             "images": len(kept),
+            "frame_copies": dict(sorted(frame_copies.items())),  # of files that are used: archives, and those with several frames
             "frames_left_out": frames_left_out(facts, rows, kept, asked=archives or p.frames == "all"),
         }
         write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file, **counts})

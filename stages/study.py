@@ -95,10 +95,11 @@ def train(params: Params, regime: str, data: Data, cache: Path) -> Found:
 
 
 def attempt(values: Mapping[str, Any], regime: str, changes: Mapping[str, Any], data: Data, cache: Path) -> dict[float, NDArray[np.float32]]:
-    """Logits (S, N, C) on val, by tau, of `regime` with `changes` laid over the parameters `values`; logit_adjust shifts those of real."""
+    """Logits (S, N, C) on val, by tau, of `regime` with its `study.start` and `changes` laid over `values`; logit_adjust shifts those of real."""
     trained = "real" if regime == LOGIT_ADJUST else regime
     untouched = {f"train_{trained}": {"logit_tau": 0.0}}
-    params = Params.model_validate(merge(merge(dict(values), dict(changes)), untouched))
+    start = values["study"]["start"].get(regime, {})
+    params = Params.model_validate(merge(merge(merge(dict(values), start), dict(changes)), untouched))
     found = train(params, trained, data, cache)
     taus = [params.evaluate.logit_tau] if params.evaluate.logit_tau != "val" and regime == LOGIT_ADJUST else params.train.logit_taus
     return {tau: adjusted(found.logits, found.prior, tau) for tau in taus}
@@ -149,7 +150,7 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: in
                 markdown([head, *map(row, sorted(best, key=by_merit, reverse=True))]),
                 "## Every try",
                 markdown([head, *map(row, found)]),
-                "Made by `python -m stages.study`; the tries stand in params.yaml under `study`.",
+                "Made by `python -m stages.study`; the tries, and what they start from, stand in params.yaml under `study`.",
             ]
         )
         + "\n"

@@ -137,6 +137,8 @@ def test_a_label_without_quotes_is_told_to_have_them(tmp_path: Path) -> None:
         ({"layout": {"kind": "medmnist", "file": "a.npz", "table": "t.csv", "labels": {"0": "nv"}}}, "medmnist takes no table"),
         ({"prompts": {"base": ["a mole"]}}, r"prompts has \['base'\].*Example: prompts: \{base: .*mel: .*nv: "),
         ({"classes": {"nv": {"title": "nevus"}}}, r"they must agree. Example: labels: \{nv: nv\}"),
+        ({"risk": {"low": 0.1, "high": 0.3, "prior": {"dff": 0.01}}}, r"risk.prior names unknown class\(es\) \['dff'\]"),
+        ({"risk": {"low": 0.1, "high": 0.3, "prior": {"df": 1.15}}}, "risk.prior.df"),
         ({"risk": {"low": 0.4, "high": 0.3}}, "risk: risk cut-offs need low < high. Example: risk: {low: 0.05"),
     ],
 )  # fmt: skip

@@ -78,9 +78,10 @@ def facts_of(
     reasons: list[str] | None = None,
     images: Images | None = None,
     rare: str | None = "df",
+    copies: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
-    refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True}
+    refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True, "frames_left_out": {}, "frame_copies": copies or {}}
     own = images or (lambda rows: decode(table["image"].iloc[rows]))
     with threadpool_limits(1):
         return data_report.make_facts(Card.model_validate(card), [rare] if rare else [], params(), table, own, quarantine, refined, see)[0]
@@ -96,6 +97,20 @@ def test_counts_per_class_and_part_are_true() -> None:
     assert facts["originals"]["sizes"] == {"40x32": 90, "40x33": 90}
     assert facts["originals"]["kinds"]["df"] == {"PNG RGB": 60}
     json.dumps(facts, allow_nan=False)
+
+
+def test_copies_under_two_labels_are_warned_of_in_archives_too() -> None:
+    facts = facts_of(
+        toy(), reasons=["exact duplicates under different labels: df, nv"] * 2, copies={"exact duplicates under different labels: df, nv": 2}
+    )
+    assert any(text.startswith("4 images are exact copies of each other under different labels") for text in facts["warnings"])
+
+
+def test_a_device_that_goes_with_the_diagnosis_is_found() -> None:
+    table = toy()
+    layout = CARD["layout"] | {"kind": "csv", "table": "t.csv", "file": "file", "label": "label", "extra": ["device"]}
+    facts = facts_of(table.assign(device=table["label"].map({"df": "A"}).fillna("B")), CARD | {"layout": layout})
+    assert facts["confounded"]["device"]["strength"] > 0.9 and any(text.startswith("device goes with the diagnosis") for text in facts["warnings"])
 
 
 def test_quarantine_is_counted_per_reason_without_the_other_file() -> None:
@@ -271,9 +286,9 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: py
     table["group"] = table["group"].replace({"g030": "g000"})
     write_table(tmp_path / "refined/part-000.parquet", table.drop(columns="split"))
     pd.DataFrame({"file": ["m.csv"], "reason": ["a table"]}).to_csv(tmp_path / "refined/quarantine.csv", index=False)
-    write_json(
-        tmp_path / "refined/refined.json", {"near_duplicates": [[table["id"][0], table["id"][70]]], "table_rows_without_file": 2, "public_ids": True}
-    )
+    told = {"near_duplicates": [[table["id"][0], table["id"][70]]], "table_rows_without_file": 2, "public_ids": True}
+    told |= {"frames_left_out": {"exact duplicate": 3, "unreadable or blank": 0}, "frame_copies": {"exact duplicate": 3}}
+    write_json(tmp_path / "refined/refined.json", told)
     listed = table[["id", "label", "group", "split"]].assign(fold=np.where(table["split"] == "train", "0", ""))
     listed[listed["group"] != "g089"].to_csv(tmp_path / "split.csv", index=False)
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | {"phantom": True}))
@@ -289,6 +304,7 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: py
     assert set(written[0]) - {"data/labels.png"} == {"data.json", "data.md", "data.png", "data/groups.png", "data/pairs.png", "data/shortcut_df.png"}
     text = written[0]["data.md"].decode()
     assert PUBLIC_IDS not in text and PUBLIC_IDS in describe(json.loads(written[0]["data.json"]) | {"phantom": False}, ["df"], [])
+    assert "3 exact copies were left out." in text and "images or frames left out: exact duplicate: 3." in text
     assert "drawings, not patients" in text and "dermatofibroma (df, rare)" in text and "without seeing the disease" in text
     assert json.loads(written[0]["data.json"])["classes"]["nv"]["left out"] == {"images": 2, "groups": 1}
     assert any("2 row(s) of the metadata table have no file" in w for w in json.loads(written[0]["data.json"])["warnings"])

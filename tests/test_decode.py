@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import tarfile
@@ -160,6 +161,14 @@ def test_a_tiff_whose_directories_form_a_ring_ends() -> None:
     after = second + 2 + 12 * int.from_bytes(data[second : second + 2], "little")
     data[after : after + 4] = first.to_bytes(4, "little")
     assert [d.frame for d in decode_frames(bytes(data), "all")] == [0, 1]
+
+
+def test_a_16_bit_tiff_may_say_that_white_is_zero() -> None:
+    values = np.tile(np.linspace(0, 40000, 64).astype(np.uint16), (48, 1))
+    data = bytearray(encoded(Image.fromarray(values), "TIFF"))
+    tag = data.index(struct.pack("<HHI", decoding.WHITE_IS_ZERO, 3, 1))
+    data[tag + 8] = 0
+    assert difference(decode(bytes(data)).picture, 255 - np.asarray(decode(encoded(Image.fromarray(values), "TIFF")).picture)) < SUFFICIENT
 
 
 def test_the_pages_of_a_tiff_before_a_broken_one_are_read() -> None:

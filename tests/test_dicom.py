@@ -109,6 +109,12 @@ def test_look_up_tables_are_followed() -> None:
     assert np.array_equal(modality, window(values.astype(int) ** 2))
 
 
+def test_a_table_of_8_bits_with_more_than_256_entries_does_not_begin_again() -> None:
+    values = np.tile(np.linspace(0, 1023, 64).astype(np.uint16), (48, 1))
+    shown = grey(dataset(values, VOILUTSequence=Sequence([table(np.arange(1024) // 4, 0, 8)])))
+    assert np.abs(shown[0] - values[0] // 4).max() <= 1
+
+
 @pytest.mark.parametrize("centre_width", [(0, 0), (-90000, 10), (16500, -3)])
 def test_a_window_that_shows_nothing_is_passed_over(centre_width: tuple[int, int]) -> None:
     assert np.array_equal(grey(dataset(RAMP, WindowCenter=centre_width[0], WindowWidth=centre_width[1])), window(RAMP))

@@ -76,9 +76,10 @@ def interrupt(repository: Path, number: signal.Signals) -> int:
             (repository / name).unlink(missing_ok=True)
 
 
-def test_ctrl_c_brings_the_default_back(repository: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_bring_the_default_back(repository: Path, number: signal.Signals) -> None:
     params = (repository / "params.yaml").read_text()
-    assert interrupt(repository, signal.SIGINT) == 1
+    assert interrupt(repository, number) == 1
     assert (repository / "params.yaml").read_text() == params
 
 

@@ -208,6 +208,8 @@ def test_what_is_warned_of() -> None:
     assert "accepted images reach 60% of the real ones; other real images reach 90%" in said
     assert "from too few images to stop the run" in said
     assert "synthetic nv is named right less often" in said and "synthetic df" not in said
+    few = whole | {"floors": {"df": {"encoder": {"n": 3, "kid": "too few"}}}}
+    assert "of the real ones" not in "\n".join(warnings({"df": modes}, few, 60))
     assert warnings({"df": found()}, whole | {"generator": whole["real"]}, 60) == []
 
 

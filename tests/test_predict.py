@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from stages.classifier.reading import read, read_files, read_guarded
 from stages.imaging.decode import Refused, Unusable
 from stages.imaging.phantoms import CLASSES, RARE
 from stages.imaging.refining import encode_png
-from stages.predict import main
+from stages.imaging.watermark import encode_marked
+from stages.predict import list_files, main
 from stages.runtime.errors import LawError, UserError, run
 from stages.runtime.files import read_json, write_json
 from tests.hostile import crashing_reader
@@ -122,8 +124,11 @@ def test_a_missing_input_or_a_folder_as_output_is_one_line(
 ) -> None:
     assert command(monkeypatch, model, tmp_path / "missing", tmp_path / "out.csv") == 1
     assert command(monkeypatch, model, tmp_path, tmp_path) == 1
-    missing, folder = capsys.readouterr().err.strip().splitlines()
-    assert "does not exist" in missing and "is a folder" in folder
+    (tmp_path / "a.png").write_bytes(phantom_png())
+    assert command(monkeypatch, model, tmp_path / "a.png", tmp_path / "a.png") == 1
+    missing, folder, itself = capsys.readouterr().err.strip().splitlines()
+    assert "does not exist" in missing and "is a folder" in folder and "is the image itself" in itself
+    assert (tmp_path / "a.png").read_bytes() == phantom_png()
 
 
 def test_a_changed_model_is_refused(tmp_path: Path) -> None:
@@ -193,6 +198,17 @@ def test_read_tells_bad_bytes_from_an_image_that_shows_nothing() -> None:
     with pytest.raises(Unusable, match="too small"):
         read(phantom_png(size=31), SIZE)
     assert read(phantom_png(size=32), SIZE).shape == (SIZE, SIZE, 3)
+    with pytest.raises(Unusable, match="marked as AI-generated"):
+        read(encode_marked(np.asarray(Image.open(io.BytesIO(phantom_png(size=32))))), SIZE)
+
+
+def test_what_cannot_be_looked_into_has_a_row(tmp_path: Path) -> None:
+    (tmp_path / "in/below").mkdir(parents=True)
+    (tmp_path / "in/below/a.png").write_bytes(phantom_png())
+    (tmp_path / "in/link").symlink_to(tmp_path / "in/below")
+    assert list_files(tmp_path / "in", tmp_path / "out.csv") == [tmp_path / "in/below/a.png", tmp_path / "in/link"]
+    (row,) = (reading for path, reading in read_files([tmp_path / "in/link"], SIZE, 1))
+    assert isinstance(row, Refused) and "a link to one" in str(row)
 
 
 def test_a_file_that_crashes_its_reader_costs_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,6 +180,17 @@ def test_rows_that_end_early_are_read_as_unknown(tmp_path: Path) -> None:
     assert read_csv(tmp_path / "t.csv").to_numpy().tolist() == [["1", "2"], ["3", ""]]
 
 
+def test_a_table_of_a_european_excel_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a;b\n1;2,5\n")
+    assert read_csv(tmp_path / "t.csv").to_numpy().tolist() == [["1", "2,5"]]
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_csv(tmp_path / "t.csv")
+
+
 def test_mammograms_tell_their_view_and_density_in_the_prompt(tmp_path: Path) -> None:
     (tmp_path / "0001").mkdir()
     for k, name in enumerate(("L_CC", "L_MLO", "R_CC", "R_MLO")):

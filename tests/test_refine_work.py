@@ -60,6 +60,7 @@ def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tm
     told = read_json(tmp_path / "out/refined.json")
     assert (told["files_refined"], told["files_quarantined"], told["images"]) == (3, 1, 5)
     assert {reason: n for reason, n in told["frames_left_out"].items() if n} == {"unreadable or blank": 1, "exact duplicate": 2}
+    assert told["frame_copies"] == {"exact duplicate": 2}
 
 
 def test_a_file_that_hangs_crashes_or_eats_memory_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

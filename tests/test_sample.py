@@ -41,7 +41,7 @@ RARE = ["df", "vasc"]
         ("angiomas", "<vasc>", "vasc"),
         ("a histiocytoma, that is a dermatofibroma", "<df>, that is <df>", "df"),
         ("a dermoscopic image of melanoma", "a dermoscopic image of melanoma", "mel"),
-        ("a Mole on tan skin", "a Mole on tan skin", "nv"),
+        ("a Mole on tan skin", "a melanocytic nevus on tan skin", "nv"),
         ("a dermoscopic image of skin", "a dermoscopic image of skin", None),
         ("an angiomatous patch", "an angiomatous patch", None),
     ],

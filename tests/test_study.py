@@ -24,10 +24,17 @@ TRIES: dict[str, list[dict[str, Any]]] = {
 }
 
 
+START = {
+    "combined": {"mix": {"per_class": 3}, "train_combined": {"real_weight": 1.0}},
+    "duplicate": {"mix": {"per_class": 3}, "train_duplicate": {"class_weighting": 0.0}},
+    "logit_adjust": {"evaluate": {"logit_tau": 0.0}},
+}
+
+
 def write_study(root: Path, **changes: Any) -> None:
     """params.yaml of the repository with a small study."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["study"] = {"seeds": [1, 2], "tries": TRIES} | changes
+    params["study"] = {"seeds": [1, 2], "start": START, "tries": TRIES} | changes
     params["train"]["logit_taus"] = [0.0, 1.0]
     params["rare"], params["evaluate"]["bootstrap"], params["refine"]["size"] = RARE, 20, 8
     params["mix"]["per_class"] = 3
@@ -94,6 +101,8 @@ def test_every_try_is_reported_with_its_scores_and_a_second_study_trains_what_is
             "a try of combined changes logit_tau; every try is scored at each of train.logit_taus",
         ),
         ({"combined": [{"train": {"steps": 999}}]}, "a try of combined changes train; it may change mix and train_combined only"),
+        ({"combined": [{"mix": {"select": "hard"}}]}, "a try of combined changes mix.select; write in start.combined from what"),
+        ({"combined": [{"mix": {"per_class": 3}}, {"train_combined": {"real_weight": 1.0}}]}, "try 2 of combined is the same as try 1"),
         ({"combine": [{"mix": {"per_class": 3}}]}, "combine"),
     ],
 )

@@ -115,7 +115,7 @@ def test_29_lesions_are_too_few() -> None:
 
 def test_the_file_has_the_keys_of_the_design() -> None:
     verdict, _ = judge(gain=0.0)
-    assert set(verdict) == {"candidate", "seeds", "n_test_lesions", "helps", "controls", "aa", "oracle_share"}
+    assert set(verdict) == {"candidate", "seeds", "n_test_lesions", "helps", "controls", "aa", "oracle_share", "controls_share"}
     assert set(verdict["controls"]) == {"real", "weighted", "duplicate", "randaugment", "logit_adjust"}
     for found in [*verdict["controls"].values(), verdict["aa"]]:
         assert {score: set(entry) for score, entry in found.items()} == {score: {"diff", "low", "high"} for score in ("rare_f1", "rare_ap")}
@@ -128,7 +128,11 @@ def test_the_candidate_recovers_a_share_of_what_the_oracle_gains() -> None:
         found, whole = part["oracle_share"][score], all_of_it["oracle_share"][score]
         assert found["low"] <= found["value"] <= found["high"] and 0.2 < found["value"] < 0.9
         assert whole["value"] == pytest.approx(1, abs=0.15) and whole["low"] < 1 < whole["high"]
-    assert "recovers: rare F1 " in oracle_statement(part) and " to " in oracle_statement(part)
+    said = oracle_statement(part)
+    assert "recovers: rare F1 " in said and " to " in said
+    assert set(part["controls_share"]) == {"weighted", "duplicate", "randaugment", "logit_adjust"}
+    weighted = part["controls_share"]["weighted"]
+    assert f"Without any synthetic image: `weighted` {weighted['rare_f1']['value']:.0%} / {weighted['rare_ap']['value']:.0%}" in said
 
 
 def test_an_oracle_that_gains_nothing_has_no_share() -> None:

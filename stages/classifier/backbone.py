@@ -29,7 +29,7 @@ def build(name: str, classes: int, start: Path | None = None, pretrained: bool =
     try:
         model = timm.create_model(name, pretrained=pretrained and start is None, num_classes=classes)
     except RuntimeError as error:
-        if "Unknown model" in str(error):
+        if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise UserError(f"backbone {name!r} is not a timm model; see timm.list_models()") from None
         raise
     except Exception as error:  # the hub raises many kinds when there is no network

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.imaging.decode import Refused, Unusable, decode, square
+from stages.imaging.watermark import is_marked
 from stages.runtime.guarded import Failed, Limits, guarded
 
 MIN_SIDE = 32  # px of the original
@@ -26,6 +27,8 @@ def read(data: bytes, size: int) -> NDArray[np.uint8]:
 
 
 def _views(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+    if is_marked(data):
+        raise Unusable("marked as AI-generated: it shows no patient")
     decoded = decode(data)
     if min(decoded.width, decoded.height) < MIN_SIDE:
         raise Unusable(f"{decoded.width} x {decoded.height} px is too small for the model to speak on (at least {MIN_SIDE} px a side)")
@@ -51,7 +54,7 @@ def pixels_or_reason(size: int, path: Path) -> Iterator[NDArray[np.uint8] | Refu
     """`read` of the file at `path`, or why it cannot be read; one item. Runs in a worker."""
     try:
         if not path.is_file():  # a pipe would never end, a dangling link never begins
-            yield Refused("not a regular file")
+            yield Refused("a folder that cannot be looked into, or a link to one" if path.is_dir() else "not a regular file")
         else:
             yield read(path.read_bytes(), size)
     except Refused as reason:

@@ -126,7 +126,7 @@ class Ratio(Part):
     value: float = Field(gt=0)
     low: float = Field(gt=0)
     high: float = Field(gt=0)
-    source: str
+    source: str = Field(min_length=1)
 
     @model_validator(mode="after")
     def _order(self) -> Ratio:
@@ -148,7 +148,7 @@ class Risk(Part):
 
     low: float = Field(gt=0, lt=1)
     high: float = Field(gt=0, lt=1)
-    prior: dict[str, float] = {}
+    prior: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
 
     @model_validator(mode="after")
     def _order(self) -> Risk:
@@ -204,6 +204,8 @@ class Card(Part):
             unknown = (set(symptom.present) | set(symptom.absent)) - set(self.classes)
             if unknown:
                 raise ValueError(f"symptoms.{key} names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}")
+        if unknown := set(self.risk.prior) - set(self.classes):
+            raise ValueError(f"risk.prior names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}")
         return self
 
     @property

@@ -141,10 +141,24 @@ def _find_table(name: str, key: str, files: list[str]) -> str:
     return deeper[0]
 
 
+def _separator(path: Path) -> str:
+    """What parts the columns of a table, by its name and its first line."""
+    if path.suffix == ".tsv":
+        return "\t"
+    with path.open("rb") as opened:
+        first = opened.readline(2**16)
+    return ";" if b";" in first and b"," not in first else ","
+
+
 def read_csv(path: Path) -> pd.DataFrame:
-    """A comma- or tab-separated table as text, stripped, '' where nothing stands; `UserError` when it cannot be read."""
+    """A table separated by commas, tabs or (as European Excel writes it) semicolons, as text, stripped, '' where nothing stands.
+
+    `UserError` when it cannot be read.
+    """
+    if not path.is_file():  # a pipe would never end
+        raise UserError(f"{path} is not a regular file")
     try:
-        table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 table: {' '.join(str(error).split())}") from None
     return table.fillna("").map(str.strip)

@@ -41,7 +41,7 @@ class Order:
 def understand(text: str, card: Card, rare: Sequence[str]) -> Order:
     """Find the card's titles and synonyms in `text` (upper or lower case, a plural s too), the longest first.
 
-    A rare disease, with the article before it, becomes its token; a common class keeps its words, as the base knows them by those.
+    A rare disease, with the article before it, becomes its token; a common class's synonyms become its title, by which the base knows it.
     Raises `UserError` for an empty text and for one that names several classes: an image shows one.
     """
     if not text.strip():
@@ -54,14 +54,13 @@ def understand(text: str, card: Card, rare: Sequence[str]) -> Order:
         if pattern.search(left):
             found[key] = name
             left = pattern.sub(lambda match: " " * len(match[0]), left)
-            if key in rare:
-                prompt = pattern.sub(adapter.placeholder(key), prompt)
+            prompt = pattern.sub(adapter.placeholder(key) if key in rare else re.sub(r"^an? ", "", card.classes[key].title), prompt)
     if len(found) > 1:
         kind = "rare diseases" if set(found) <= set(rare) else "classes"
         raise UserError(f"the text names {len(found)} {kind} ({', '.join(found[key] for key in sorted(found))}); an image shows one: name one")
     label = next(iter(found), None)
     is_rare = label in rare
-    return Order(" ".join(prompt.split()), label, is_rare, re.findall(r"[^\W\d_]+", left if is_rare else text))
+    return Order(" ".join(prompt.split()), label, is_rare, re.findall(r"[^\W\d_]+", left if is_rare else prompt))
 
 
 class Judge(Protocol):

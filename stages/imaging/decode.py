@@ -1,8 +1,9 @@
 """Any raster image or DICOM file as RGB pixels, by its content and never by its name; what cannot be read says why.
 
 What a file says is followed: EXIF orientation, palettes, transparency (laid over black), CMYK and LAB, DICOM's look-up
-tables. More than 8 bits are windowed to the image's own range where the file gives no window. Not applied: ICC profiles
-(pixels are read as sRGB) and gamma. Of stereo or preview pictures (MPO), icons and layers (PSD), only the main picture is used.
+tables. Grey of more than 8 bits is windowed to its own range where the file gives no window; of 16-bit colour the upper 8 bits
+are taken. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo or preview pictures (MPO), icons and layers
+(PSD), only the main picture is used.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ MAX_WIDE_PIXELS = 30_000_000  # a frame of more: a mammogram has 14 million, and
 MAX_SLOW_PIXELS = 4_000_000
 MAX_FRAMES = 10_000
 MIN_SIDE = 16
+WHITE_IS_ZERO = 262  # the TIFF tag PhotometricInterpretation, whose 0 says that white is 0
 WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits a pixel
 
 #: What people put among images, by its first bytes, in words for them.
@@ -217,7 +219,10 @@ def _open_picture(data: bytes) -> Opened:
             picture.seek(index)
             check_size(picture.width, picture.height, MAX_WIDE_PIXELS if picture.mode in WIDE else MAX_PIXELS)
         own = picture if frames == 1 else picture.copy()  # what follows changes the picture, and an animation builds upon it
-        return Decoded(seen(_to_rgb(_upright(own))), mode, name, index, frames)
+        rgb = _to_rgb(_upright(own))
+        if name == "TIFF" and picture.mode in WIDE and getattr(picture, "tag_v2", {}).get(WHITE_IS_ZERO) == 0:
+            rgb = ImageOps.invert(rgb)  # Pillow does so for 8 bits alone
+        return Decoded(seen(rgb), mode, name, index, frames)
 
     return Opened(frames, read)
 

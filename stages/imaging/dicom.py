@@ -13,6 +13,7 @@ import io
 import logging
 import struct
 import zlib
+from copy import deepcopy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +185,9 @@ def _windowed(numbers: NDArray[np.generic], voi: Dataset) -> NDArray[np.uint8] |
     try:
         if voi.get("VOILUTSequence"):
             entries, first, bits = voi.VOILUTSequence[0].LUTDescriptor
+            if bits == 8 and entries > 2**8:  # pydicom would look it up by numbers of 8 bits, which begin again at 256
+                voi = deepcopy(voi)
+                voi.VOILUTSequence[0].LUTDescriptor = [entries, first, 16]
             numbers = np.round(numbers).astype(np.int32)  # type: ignore[arg-type]
             highest = int(apply_voi_lut(np.arange(first, first + (entries or 2**16)), voi).max())
             nominal = 2**bits - 1

@@ -56,9 +56,11 @@ def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
                 after = own["after"]
                 if after.get("diversity", 1) < ALIKE:
                     said.append(f"{disease}, {mode}: accepted images resemble one another, {after['diversity']:.2f} of the distances among real ones")
-                if after.get("coverage", 1) < COVERED * whole["floors"][disease][first]["coverage"]:
-                    said.append(f"{disease}, {mode}: accepted images reach {after['coverage']:.0%} of the real ones; other real images reach "
-                                f"{whole['floors'][disease][first]['coverage']:.0%}")  # fmt: skip
+                floor = whole["floors"][disease][first].get("coverage")  # none where the floor has too few images
+                if floor is not None and after.get("coverage", 1) < COVERED * floor:
+                    said.append(
+                        f"{disease}, {mode}: accepted images reach {after['coverage']:.0%} of the real ones; other real images reach {floor:.0%}"
+                    )
             excess = found["copy_excess"]
             if excess["low"] is not None and excess["low"] > 0:
                 power = ", from too few images to stop the run" if excess["underpowered"] else ""

@@ -155,4 +155,6 @@ def draw(
     figures.draw_curves(tables["pr"], "recall", "precision", facts.titles, f"Precision and recall, mean over seeds\n{facts.marks}", out / "pr.png")
     figures.draw_curves(tables["reliability"], "confidence", "accuracy", {}, f"Reliability\n{facts.marks}", out / "reliability.png", diagonal=True)
     counts = {name: np.array(d["confusion"]["counts"]) for name, d in details.items()}
-    figures.draw_confusion(counts, sorted(facts.n_lesions), f"Ensemble of the seeds\n{facts.marks}", out / "confusion.png")
+    figures.draw_confusion(
+        counts, sorted(facts.n_lesions), f"Ensemble of the seeds, calibrated as the page has it\n{facts.marks}", out / "confusion.png"
+    )

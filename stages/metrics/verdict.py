@@ -82,7 +82,7 @@ def decide(
 
     `helps` needs the lower bound over zero against every control on both scores, at least `min_seeds` seeds, 30 test
     lesions of each rare class, and no A/A that differs on both scores. A control that was left out of training is null, and
-    `statement` names it. `oracle_share` as in `share`.
+    `statement` names it. `oracle_share` as in `share`, `controls_share` the same of each control but real.
     """
     controls = {name: difference(candidate, name, means, boots) if name in boots else None for name in CONTROLS}
     enough = len(seeds) >= min_seeds and all(n_lesions[c] >= LEAST_LESIONS for c in rare)
@@ -95,6 +95,7 @@ def decide(
         "controls": controls,
         "aa": aa,
         "oracle_share": share(candidate, means, boots),
+        "controls_share": {name: share(name, means, boots) for name in CONTROLS[1:] if name in boots},
     }
 
 
@@ -138,7 +139,15 @@ def oracle_statement(verdict: Mapping[str, Any], reason: str | None = None) -> s
         else f"{label} not given, as the oracle gains nothing beyond zero"
         for score, label in SCORES.items()
     ]
-    return f"Share of the oracle's gain over real (fresh real images in place of the synthetic ones) that `{verdict['candidate']}` recovers: {'; '.join(told)}."
+    others = []
+    for name, own in verdict.get("controls_share", {}).items():
+        if own:
+            both = [f"{e['value']:.0%}" if (e := own[score]) else "-" for score in SCORES]
+            others.append(f"`{name}` {' / '.join(both)}")
+    said = f"Share of the oracle's gain over real (fresh real images in place of the synthetic ones) that `{verdict['candidate']}` recovers: {'; '.join(told)}."
+    if others:
+        said += f" Without any synthetic image: {', '.join(others)} (rare F1 / rare AP), so only what lies beyond these is due to the images."
+    return said
 
 
 def number(value: float) -> str:

@@ -18,6 +18,7 @@ BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # Rec. 601
 MARGIN = 1 / 16  # of the side: the border's width, and how far around its box a lesion may still show
 LEAST_PIXELS = 16  # that a region must have for its numbers to count
+MOST_VALUES = 50  # of a column of the table, which have a column of numbers each
 CHUNK = 1024  # pictures held at once
 
 
@@ -131,8 +132,10 @@ def png_length(image: NDArray[np.uint8]) -> int:
 
 
 def one_hot(values: pd.Series) -> Floats:
-    """A column for each value that occurs, (N, D), in sorted order."""
-    return pd.get_dummies(values.astype(str)).to_numpy(float)
+    """A column for each value that occurs, (N, D), in sorted order; of very many the most frequent have one each, the rest one together."""
+    text = values.astype(str)
+    frequent = text.value_counts().head(MOST_VALUES).index
+    return pd.get_dummies(text.where(text.isin(frequent), "other")).to_numpy(float)
 
 
 def pixel_values(table: pd.DataFrame, images: Images) -> tuple[dict[tuple[str, str], Floats], NDArray[np.int64], int]:

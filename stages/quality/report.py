@@ -152,7 +152,7 @@ def _alike(facts: Facts) -> list[str]:
         if near["pairs"]
         else f"No near-duplicates. {groups['several_labels']} groups hold images of more than one class."
     )
-    exact = sum(n for reason, n in facts["quarantine"].items() if reason.startswith("exact duplicate"))
+    exact = sum(n for reason, n in [*facts["quarantine"].items(), *facts["frame_copies"].items()] if reason.startswith("exact duplicate"))
     return ["## Pictures that are alike", f"{exact} exact copies were left out. {told}"]
 
 
@@ -196,4 +196,7 @@ def _files(facts: Facts) -> list[str]:
     quarantined = sum(facts["quarantine"].values())
     reasons = [[str(n), reason.replace("|", "/")] for reason, n in facts["quarantine"].items()]
     left_out = [f"{quarantined} file(s) were not used (quarantine.csv names them):", markdown([["files", "why"], *reasons])]
-    return [*sections, "## What was left out", *(left_out if reasons else ["Nothing was left out."])]
+    left_out = left_out if reasons else []
+    if frames := facts["frames_left_out"]:
+        left_out.append(f"Of the files that were used, images or frames left out: {', '.join(f'{reason}: {n}' for reason, n in frames.items())}.")
+    return [*sections, "## What was left out", *(left_out or ["Nothing was left out."])]

@@ -122,14 +122,17 @@ def environment() -> dict[str, str]:
 
 
 def call(command: list[str], hold: int) -> int:
-    """Run `command` to its end and return its exit status; it holds the descriptor `hold`. Ctrl-C and SIGTERM reach it, and it is waited for."""
+    """Run `command` to its end and return its exit status; it holds the descriptor `hold`.
+
+    Ctrl-C, SIGTERM and a closed terminal reach it, and it is waited for.
+    """
     child = subprocess.Popen(command, env=environment(), pass_fds=[hold])
 
     def forward(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGTERM:  # Ctrl-C reaches the child from the terminal
+        if number != signal.SIGINT:  # Ctrl-C reaches the child from the terminal
             child.terminate()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         return child.wait()
     finally:

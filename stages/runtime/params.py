@@ -354,10 +354,12 @@ class Study(Block):
     """Tries on val (`python -m stages.study`): by regime a list of changes to these parameters, as many for one regime as for another.
 
     A try may change `mix` and the regime's own block, the control logit_adjust `evaluate.logit_tau`; what all regimes share it may not.
+    It is laid over `start` of its regime, which names every knob that a try turns: so tries mean the same when the defaults have moved.
     Every try but those of logit_adjust is scored at each of `train.logit_taus`, which no training depends on, and told at its best.
     """
 
     seeds: list[PositiveInt] = Field(min_length=1)
+    start: dict[str, dict[str, dict[str, Any]]]
     tries: dict[str, list[dict[str, Any]]] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -371,6 +373,13 @@ class Study(Block):
                 raise ValueError(f"a try of {name} changes {other[0]}; it may change {' and '.join(sorted(own))} only")
             if any("logit_tau" in changes.get(f"train_{name}", {}) for changes in tries):
                 raise ValueError(f"a try of {name} changes logit_tau; every try is scored at each of train.logit_taus")
+            start = self.start.get(name, {})
+            whole = [{block: {**start.get(block, {}), **changes.get(block, {})} for block in sorted({*start, *changes})} for changes in tries]
+            for block, knobs in ((block, knobs) for changes in tries for block, knobs in changes.items()):
+                if missing := sorted(set(knobs) - set(start.get(block, {}))):
+                    raise ValueError(f"a try of {name} changes {block}.{missing[0]}; write in start.{name} from what: {block}: {{{missing[0]}: ...}}")
+            if twin := next((k for k, one in enumerate(whole) if one in whole[:k]), None):
+                raise ValueError(f"try {twin + 1} of {name} is the same as try {whole.index(whole[twin]) + 1}, with start.{name} under both")
         return self
 
 
