@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import access, artifacts, risk, settings, uploads, wording, wording_risk
+from app import access, artifacts, measured, risk, settings, uploads, wording, wording_risk
 from app.uploads import MAX_BYTES
 from stages.classifier.prediction import Presence, Result, answers
 from stages.dataset.card import read_card
@@ -61,7 +61,9 @@ class Prediction(BaseModel):
     present: dict[str, Presence] | None = None
     conformal_set: list[str] | None = None
     model_sha256: str
-    notice: str = wording.NOTICE
+    dataset: str
+    notice: str
+    warnings: list[str] = []
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -156,18 +158,20 @@ class Token:
         await (refusal or self._app)(scope, receive, send)
 
 
-def prediction(answer: Result | Unusable, model: str) -> Prediction:
-    """An answer as it is sent."""
+def prediction(answer: Result | Unusable, model: str, place: artifacts.Place, phantom: bool) -> Prediction:
+    """An answer as it is sent, with what must be known of the data; `phantom`: the model has seen drawings alone."""
+    notice = f"{wording.NOTICE} {wording.PHANTOM}" if phantom else wording.NOTICE
+    known: dict[str, Any] = {"model_sha256": model, "dataset": place.name, "notice": notice, "warnings": measured.shortcuts(place)}
     if isinstance(answer, Unusable):
-        return Prediction(status="refused", reason=str(answer), model_sha256=model)
+        return Prediction(status="refused", reason=str(answer), **known)
     return Prediction(
+        **known,
         status="ok",
         predicted=answer.predicted,
         p={name: round(p, 6) for name, p in answer.probabilities.items()},
         spread={name: (round(low, 6), round(high, 6)) for name, (low, high) in answer.spread.items()},
         present=answer.present,
         conformal_set=answer.conformal.get(COVERAGE),
-        model_sha256=model,
     )
 
 
@@ -206,8 +210,8 @@ def create(root: Path) -> FastAPI:
         try:
             (seen,) = uploads.read(file.file.read(), predictor.size)
         except Unusable as reason:
-            return prediction(reason, model)
-        return prediction(answers(predictor, np.stack([seen]))[0], model)
+            return prediction(reason, model, service.place, predictor.info["phantom"])
+        return prediction(answers(predictor, np.stack([seen]))[0], model, service.place, predictor.info["phantom"])
 
     @api.post("/risk")
     def assess(question: Question) -> Steps:

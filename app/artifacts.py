@@ -17,7 +17,8 @@ from stages.classifier.prediction import open_model
 from stages.dataset.groups import read_split
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json
-from stages.runtime.params import read_params
+from stages.runtime.launch import ASIDE, LOCK, PARAMS
+from stages.runtime.params import Params, read_params
 
 if TYPE_CHECKING:  # imports torch
     from stages.classifier.predictor import Predictor
@@ -26,6 +27,17 @@ if TYPE_CHECKING:  # imports torch
 def root() -> Path:
     """The repository: RARELENS_ROOT where it is set, otherwise the folder above app/."""
     return Path(os.environ.get("RARELENS_ROOT") or Path(__file__).parents[1]).resolve()
+
+
+def of_default(base: Path, name: str) -> Path:
+    """params.yaml or dvc.lock of the default, in the repository at `base`: while a preset runs, they wait aside and the preset's are in their place."""
+    aside = base / ASIDE / name
+    return aside if aside.exists() else base / name
+
+
+def default_params(base: Path) -> Params:
+    """What params.yaml says of the default, in the repository at `base`."""
+    return read_params(of_default(base, PARAMS.name), rare_needed=False)
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Place:
     @property
     def lock(self) -> Path:
         """dvc.lock, or the copy that a preset's run leaves beside its reports."""
-        return self.root / "dvc.lock" if self.default else self.reports / "dvc.lock"
+        return of_default(self.root, LOCK.name) if self.default else self.reports / "dvc.lock"
 
     @property
     def card(self) -> Path:
@@ -96,7 +108,7 @@ def _preset_dataset(path: Path) -> str | None:
 
 def places(base: Path) -> list[Place]:
     """The default data set first, then every other one that has a model."""
-    default = read_params(base / "params.yaml", rare_needed=False).dataset
+    default = default_params(base).dataset
     others = {p.parts[-3] for p in (base / "models").glob("*/*/model.json")} - {default}
     return [Place(base, default, True), *(Place(base, name, False) for name in sorted(others))]
 
@@ -104,7 +116,7 @@ def places(base: Path) -> list[Place]:
 def candidate(place: Place) -> str:
     """The one regime that the verdict is on: the verdict names it, before there is one evaluate.candidate of params.yaml."""
     verdict = place.reports / "verdict.json"
-    return str(read_json(verdict)["candidate"]) if verdict.exists() else read_params(place.root / "params.yaml", rare_needed=False).evaluate.candidate
+    return str(read_json(verdict)["candidate"]) if verdict.exists() else default_params(place.root).evaluate.candidate
 
 
 def signature(*paths: Path) -> str:
@@ -149,6 +161,20 @@ def locked(lock: Path, path: str) -> str | None:
     return next((out["md5"] for out in outs if out.get("path") == path and "md5" in out), None)
 
 
+def tested(place: Place, regime: str) -> bool:
+    """Whether the reports are of the model of `regime` that the lock records, and not of one before it: in between, DVC has trained and not evaluated.
+
+    True as well where the lock knows of no evaluation, as in one that holds a part of the graph.
+    """
+    path = (place.models / regime).relative_to(place.root).as_posix()
+    if not place.lock.exists():
+        return True
+    with settled():
+        stages: dict[str, Any] = (yaml.safe_load(place.lock.read_text()) or {}).get("stages", {})
+    read = [dep["md5"] for dep in stages.get("evaluate", {}).get("deps", []) if dep.get("path") == path and "md5" in dep]
+    return not read or read[0] == locked(place.lock, path)
+
+
 def check(place: Place, regime: str) -> str:
     """The hash of the model of `regime`, after comparing it with the lock.
 
@@ -181,7 +207,7 @@ def load(place: Place, regime: str, content: str) -> Predictor:
     """
     from stages.runtime import determinism  # imports torch
 
-    determinism.fix(read_params(place.root / "params.yaml", rare_needed=False).threads)
+    determinism.fix(default_params(place.root).threads)
     folder = place.models / regime
     predictor = open_model(folder, read_split(place.split) if place.split.exists() else None)
     with settled():

@@ -31,10 +31,13 @@ GRID = [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("FONT", (0, 0), (-1, 0), 
 ASSESSMENT = ("The clinician's own assessment", "", "", "Name, date, signature")
 
 
-def record(card: Card, regime: str, files: list[dict[str, str]], result: Result, refer: list[str], hashes: dict[str, str]) -> dict[str, Any]:
-    """What the page said of a case: `files` (name, sha256, reason why it was left out), what was found, what it stands on."""
+def record(
+    card: Card, regime: str, files: list[dict[str, str]], result: Result, refer: list[str], hashes: dict[str, str], warnings: list[str]
+) -> dict[str, Any]:
+    """What the page said of a case: `files` (name, sha256, reason why it was left out), what was found, what it stands on, `warnings` of the data."""
     return {
         "notice": f"{wording.NOTICE} {wording.PHANTOM}" if card.phantom else wording.NOTICE,
+        "warnings": warnings,
         "data_set": card.title,
         "regime": regime,
         "files": files,
@@ -136,6 +139,7 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     story: list[Flowable] = [
         Paragraph(escape(f"rarelens: {told['data_set']}"), styles["Heading1"]),
         Paragraph(escape(told["notice"]), styles["Heading3"]),
+        *(text(f"{wording.heading(line)}.", small) for line in told["warnings"]),
         result,
         Paragraph("Risk, with what is known of the patient", styles["Heading3"]),
         Table(_risk_rows(told["risk"], titles), hAlign="LEFT", style=GRID),

@@ -21,13 +21,12 @@ from PIL import Image
 from app import artifacts, marking
 from stages.dataset.card import Card
 from stages.runtime.errors import LawError, UserError
-from stages.runtime.params import read_params
 
 MOST = 32  # images at once
 CODE = Path(__file__).parents[1]
 LIST, LOG = "samples.csv", "log.txt"
 README = f"""\
-AI made every image here. None shows a patient, none is fit for a diagnosis.
+AI made every image here. None is a picture of a patient, none is fit for a diagnosis.
 
 look/   to look at and to pass on: enlarged, with a band below that says "{marking.TEXT}"
 train/  to train on: as they were drawn, pixel for pixel, and the list of them (samples.csv). That AI made them stands inside these
@@ -146,7 +145,7 @@ def _end(process: subprocess.Popen[bytes], folder: TemporaryDirectory[str]) -> N
 
 def rare(place: artifacts.Place, card: Card) -> dict[str, bool]:
     """The rare diseases, and whether they were learned; of a data set that params.yaml does not name, whatever was learned is rare (`stages.sample`)."""
-    named = read_params(place.root / "params.yaml", rare_needed=False).rare if place.default else []
+    named = artifacts.default_params(place.root).rare if place.default else []
     learned = {disease for disease in card.class_names if (place.models / "lora" / disease / "lora.json").exists()}
     return {disease: disease in learned for disease in card.class_names if disease in learned or disease in named}
 

@@ -13,12 +13,11 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import artifacts, marking, wording, wording_compare
+from app import artifacts, marking, measured, wording, wording_compare
 from stages.dataset.card import Card, read_card
 from stages.dataset.table import decode
 from stages.imaging.watermark import encode_marked
 from stages.runtime.errors import UserError
-from stages.runtime.files import read_json
 
 if TYPE_CHECKING:  # imports torch
     from app.explain import Explainer
@@ -90,10 +89,8 @@ def phantom_warning(choice: Choice) -> None:
 
 def shortcut_warning(choice: Choice) -> None:
     """Stands above every result on data where the audit found that a model can score well without seeing the disease."""
-    report = choice.place.reports / "data.json"
-    for found in read_json(report)["shortcut"].values() if report.exists() else []:
-        if warning := found.get("warning"):  # a report made before the audit has none
-            st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
+    for warning in measured.shortcuts(choice.place):
+        st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
 
 
 def document(text: str, folder: Path, titles: Mapping[str, str]) -> None:

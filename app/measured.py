@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.artifacts import Place
+from app.artifacts import Place, tested
 from stages.classifier.prediction import Presence, Result, presence
 from stages.runtime.files import read_json
 
@@ -22,9 +22,9 @@ class Share:
 
 
 def detail(place: Place, regime: str) -> dict[str, Any]:
-    """All that was measured of a regime on test, detail/<regime>.json; empty when it was not evaluated."""
+    """All that was measured of a regime on test, detail/<regime>.json; empty when it was not evaluated since it was trained."""
     path = place.reports / "detail" / f"{regime}.json"
-    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    found: dict[str, Any] = read_json(path) if path.exists() and tested(place, regime) else {}
     return found
 
 
@@ -47,6 +47,13 @@ def subgroups(place: Place, regime: str) -> dict[str, dict[str, Share]]:
     """Per attribute and group of patients, how often the first guess is right; without the groups in which test has too few."""
     told = detail(place, regime).get("subgroups", {})
     return {name: {group: found for group, one in groups.items() if (found := share(one["accuracy"]))} for name, groups in told.items()}
+
+
+def shortcuts(place: Place) -> list[str]:
+    """What the data report warns of: that a model can score well on these data without seeing the disease."""
+    report = place.reports / "data.json"
+    found = read_json(report)["shortcut"].values() if report.exists() else []
+    return [one["warning"] for one in found if one.get("warning")]  # a report made before the audit has none
 
 
 def share(found: Mapping[str, Any]) -> Share | None:

@@ -80,4 +80,4 @@ def conformal(coverage: str, names: Sequence[str] | None, titles: Mapping[str, s
         return f"**{share}**: no diagnosis of the list fits this image. Refer."
     if len(names) == len(titles):
         return f"**{share}**: the image excludes no diagnosis of the list. Refer."
-    return f"**{share}**: {'' if len(names) == 1 else 'one of: '}{listed([titles[n] for n in names])}."
+    return f"**{share}**: {'only this remains' if len(names) == 1 else 'one of'}: {listed([titles[n] for n in names])}."

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from app.wording import percent
 
 GENERATED = "AI-generated"
-NO_PATIENT = "Every image marked **AI-generated** was drawn by a diffusion model. None shows a patient, none is fit for a diagnosis."
+NO_PATIENT = "Every image marked **AI-generated** was drawn by a diffusion model. None is a picture of a patient, none is fit for a diagnosis."
 #: Why a synthetic image was rejected (stages.diffusion.selection), and how one was begun (stages.diffusion.sampling).
 REASONS = {
     "judge": "the judge does not see what was asked for",

@@ -388,3 +388,36 @@ def test_logic_imports_no_streamlit() -> None:
 def test_the_page_serves_this_machine_only_and_calls_nobody() -> None:
     settings = tomllib.loads((REPOSITORY / ".streamlit" / "config.toml").read_text())
     assert settings["server"]["address"] == "127.0.0.1" and settings["browser"]["gatherUsageStats"] is False
+
+
+def test_figures_of_the_model_before_this_one_are_not_shown(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = artifacts.places(broken)[0]
+    path = "models/phantom/combined"
+    lock = yaml.safe_load((broken / "dvc.lock").read_text())
+    lock["stages"]["evaluate"] = {"deps": [{"path": path, "md5": artifacts.locked(broken / "dvc.lock", path)}]}
+    write_text(broken / "dvc.lock", yaml.safe_dump(lock))
+    assert artifacts.tested(place, "combined") and measured.shares(place, "combined")
+    lock["stages"]["evaluate"]["deps"][0]["md5"] = "0" * 32 + ".dir"
+    write_text(broken / "dvc.lock", yaml.safe_dump(lock))
+    assert not artifacts.tested(place, "combined") and measured.shares(place, "combined") == {}
+    said = words(upload(open_page(broken, monkeypatch), phantom_png()))
+    assert "This model has not been tested" in said and "(sensitivity)" not in said
+
+
+def test_while_a_preset_runs_the_page_keeps_to_the_default(broken: Path) -> None:
+    aside = broken / ".cache/default"
+    aside.mkdir(parents=True)
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(broken / name, aside / name)
+    write_text(broken / "params.yaml", (broken / "params.yaml").read_text().replace("dataset: phantom", "dataset: smoke"))
+    (broken / "dvc.lock").unlink()
+    place = artifacts.places(broken)[0]
+    assert place.name == "phantom" and place.lock == aside / "dvc.lock" and artifacts.check(place, "combined")
+
+
+def test_the_next_patient_begins_with_no_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = upload(open_page(root, monkeypatch), phantom_png())
+    assert any("What the model says" in header.value for header in page.header)
+    (button,) = (one for one in page.button if one.label.startswith("Next patient"))
+    button.click().run()
+    assert not page.exception and not page.file_uploader[0].value and not any("What the model says" in header.value for header in page.header)

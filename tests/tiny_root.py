@@ -156,7 +156,7 @@ def build(root: Path, shipped: bool = False) -> Path:
         write_model(root / "models" / name / regime, regime, name, shipped=shipped and (name, regime) == ("phantom", "combined"))
     add_known(root / "models" / "phantom" / "combined", 20 if shipped else 10)
     write_reports(root / "reports" / "phantom")
-    outs = [f"reports/phantom/{name}" for name in ("metrics", "figures", "verdict.md", "verdict.json")]
+    outs = [f"reports/phantom/{name}" for name in ("metrics", "figures", "verdict.md", "verdict.json", "detail")]
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real", *outs)
     write_lock(root, "reports/smoke/dvc.lock", "models/smoke/combined")
     return root

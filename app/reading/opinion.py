@@ -6,7 +6,7 @@ import json
 
 import streamlit as st
 
-from app import frame, gate, history, settings
+from app import frame, gate, history, measured, settings
 from app.reading.case import Case
 from stages.runtime.errors import UserError
 
@@ -23,7 +23,7 @@ def show(case: Case) -> None:
 
     st.header("Your assessment")
     choice, short = case.choice, case.digest[:SHORT]
-    told = document.record(choice.card, choice.regime, [], case.result, case.refer, case.hashes)
+    told = document.record(choice.card, choice.regime, [], case.result, case.refer, case.hashes, measured.shortcuts(case.choice.place))
     kept = f"reading {case.digest} {case.content} {choice.place.name} {choice.regime}"
     try:
         readings = history.History(choice.place.root / found.history.file)

@@ -24,7 +24,10 @@ def show(case: Case) -> None:
         pictures.image(picture.shown, caption=caption, alt=f"{name}The uploaded image", width="stretch")
     with answers:
         if len(case.used) > 1:
-            st.markdown(f"One case of {len(case.used)} views: probabilities are their mean.")
+            st.warning(
+                f"One case of {len(case.used)} views: probabilities are their mean. All must show the same lesion of the same patient.",
+                icon=":material/collections:",
+            )
         told = measured.shares(choice.place, choice.regime)
         for disease, answer in result.present.items():
             show_presence(case, disease, answer, told.get(disease, {}))

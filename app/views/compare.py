@@ -22,7 +22,7 @@ def show(choice: frame.Choice) -> None:
     missing = [path.relative_to(place.root).as_posix() for path in (verdict, metrics, figures) if not path.exists()]
     if missing:
         st.error(f"Not there yet: {', '.join(missing)}. Build it with `{place.command}`.", icon=":material/error:")
-    stale = artifacts.changed(place, verdict, metrics, figures)
+    stale = artifacts.changed(place, verdict, metrics, figures, place.reports / "detail")
     if stale:
         st.warning(
             f"Not as {place.lock.relative_to(place.root)} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:"
@@ -115,7 +115,9 @@ def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> 
     st.header(f"What it takes the rare diseases for: {choice.regime}")
     rows = wording_compare.taken_for(named, sorted(told.get("thresholds", {})), titles)
     frame.table(rows, ["Disease", "Named first", "Most often taken for"])
-    frame.small("Test images by the one diagnosis that the model names first; “present” may be said of a disease that comes second.")
+    frame.small(
+        "Test images by the one diagnosis that the model names first, as under Predict; “present” may be said of a disease that comes second."
+    )
 
 
 def show_subgroups(choice: frame.Choice) -> None:
@@ -129,7 +131,8 @@ def show_subgroups(choice: frame.Choice) -> None:
     if rows:
         st.header(f"Who it is right for: {choice.regime}")
         frame.table(rows, ["Attribute", "Group", "Right at the first guess (95%)"])
-        frame.small(f"Widest gaps: {'; '.join(gaps)}. Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
+        widest = f"Widest gaps: {'; '.join(gaps)}. " if gaps else ""
+        frame.small(f"{widest}Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
 
 
 show(frame.chosen())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import artifacts, frame, marking, nearest, wording, wording_compare, wording_synthetic
+from app import artifacts, drawing, frame, marking, nearest, wording, wording_compare, wording_synthetic
 from stages.dataset.table import decode, read_table
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import encode_marked
 from stages.runtime.files import read_json
-from stages.runtime.params import read_params
 
 SHOWN = 6  # images a row, and pairs
 SIZE = 128  # px
@@ -19,7 +18,7 @@ COLUMNS = ["id", "accepted", "reason", "mode", "image"]
 
 def show(choice: frame.Choice) -> None:
     """The whole view."""
-    place, diseases = choice.place, sorted(read_params(choice.place.root / "params.yaml", rare_needed=False).rare)
+    place, diseases = choice.place, sorted(drawing.rare(choice.place, choice.card))
     st.title("Synthetic images")
     frame.phantom_warning(choice)
     st.markdown(f"{wording_synthetic.NO_PATIENT} None is in a test set.")

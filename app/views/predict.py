@@ -10,6 +10,8 @@ from app import artifacts, frame, measured, uploads, wording, wording_compare, w
 from app.reading import opinion, report, result, risks, why
 from app.reading.case import Case, View, ask, hashes, read_view
 
+PATIENT = "patient"  # counts them in a session
+
 
 def show(choice: frame.Choice) -> None:
     """The whole view."""
@@ -17,11 +19,16 @@ def show(choice: frame.Choice) -> None:
     frame.small(f"{choice.card.title}. Model {choice.regime}: {wording_compare.regime(choice.regime) or 'see its card'}.")
     frame.shortcut_warning(choice)
     content = frame.check(choice)
+    turn = st.session_state.setdefault(PATIENT, 0)
     uploaded = st.file_uploader(
         f"Image ({choice.card.modality}), or several views of one lesion",
         accept_multiple_files=True,
-        help="JPEG, PNG, TIFF, DICOM and others, whatever the name. It is read in memory and forgotten when you leave: nothing is written to disk.",
+        key=f"upload {turn}",
+        help="JPEG, PNG, TIFF, DICOM and others, whatever the name; of a file with several frames the first. "
+        "It is read in memory and forgotten when you leave: nothing is written to disk.",
     )
+    if uploaded:
+        st.button("Next patient: take these images away", on_click=next_patient, icon=":material/person_add:")
     predictor = frame.load(choice, content)
     info, views = predictor.info, list[View]()
     if not uploaded:
@@ -42,6 +49,11 @@ def show(choice: frame.Choice) -> None:
             opinion.show(case)
     show_use(choice)
     show_hashes(choice, info, content, views)
+
+
+def next_patient() -> None:
+    """An empty uploader, so that the next patient's image is no further view of this one's lesion."""
+    st.session_state[PATIENT] += 1
 
 
 def show_refusals(views: list[View]) -> None:
