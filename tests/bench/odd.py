@@ -73,6 +73,7 @@ def odd_rows(archive: Path, params: Params) -> list[list[str]]:
                 found[file] = answer
     outcomes = [outcome for outcome, *_ in found.values()]
     plainly = [outcome for outcome, easy, *_ in found.values() if easy and outcome != "unusable"]
+    easily = [outcome for outcome, easy, *_ in found.values() if easy]
     slowest, memory = max(took for *_, took, _ in found.values()), max(held for *_, held in found.values())
     share = plainly.count("refined") / len(plainly)
     ends = ", ".join(f"{outcomes.count(what)} {what}" for what in ("refined", "unusable", "refused"))
@@ -84,4 +85,6 @@ def odd_rows(archive: Path, params: Params) -> list[list[str]]:
         [f"{what}: peak memory of a worker", f"{memory:.0f} MB", f"limit: {WORKER_MB} MB", f"{memory / WORKER_MB:.2f}", "under 1"],
         [f"{what}: refined of what Pillow or pydicom decode (over {MIN_SIDE - 1} px, not blank)", f"{plainly.count('refined')}", f"{len(plainly)}",
          f"{share:.2f}", "0.9 or more"],
+        [f"{what}: the same, with what is tiny or blank among them", f"{easily.count('refined')}", f"{len(easily)}",
+         f"{easily.count('refined') / len(easily):.2f}", "reported"],
     ]  # fmt: skip
