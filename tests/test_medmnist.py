@@ -83,12 +83,16 @@ def test_what_is_no_medmnist_says_what_is_wrong(tmp_path: Path, held: dict[str, 
         read_rows(saved(tmp_path / "x.npz", held))
 
 
-def test_a_header_that_promises_more_than_there_is_is_not_believed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "version", "told"), [(900_000, 1, "says that it has shape"), (10**12, 1, "has 1,000,000,000,000 rows"), (5, 2, r"array format \(2, 0\)")]
+)
+def test_a_header_that_promises_more_than_there_is_is_not_believed(tmp_path: Path, rows: int, version: int, told: str) -> None:
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 8, 8)})
+    write = {1: np.lib.format.write_array_header_1_0, 2: np.lib.format.write_array_header_2_0}[version]
+    write(head, {"descr": "|u1", "fortran_order": False, "shape": (rows, 8, 8)})
     with zipfile.ZipFile(saved(tmp_path / "x.npz", changed(train_images=None)), "a") as archive:
         archive.writestr("train_images.npy", head.getvalue() + bytes(640))
-    with pytest.raises(UserError, match="says that it has shape"):
+    with pytest.raises(UserError, match=told):
         read_rows(tmp_path / "x.npz")
 
 

@@ -30,6 +30,7 @@ from stages.runtime.files import sha256 as hash_file
 OFFICIAL = ("train", "val", "test")
 FINDING, NO_FINDING = "finding", "no finding"
 MAX_SIDE = 1024  # px; MedMNIST has 28 to 224
+MAX_ROWS = 1_000_000
 MAX_LABELS = 100_000_000  # bytes; the largest set, TissueMNIST, has under 2 MB
 
 
@@ -104,9 +105,11 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ..
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as stream:
         version = npy.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
+        if version != (1, 0):  # whose header cannot be long; that of others may claim gigabytes
             raise ValueError(f"{name} has the array format {version}")
-        shape, fortran, dtype = npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+        shape, fortran, dtype = npy.read_array_header_1_0(stream)
+        if shape and shape[0] > MAX_ROWS:
+            raise ValueError(f"{name} has {shape[0]:,} rows; the largest set has 236,386")
         if fortran or dtype.hasobject:
             raise ValueError(f"{name} holds objects or lies in Fortran order")
         if name.endswith("images"):
