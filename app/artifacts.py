@@ -85,11 +85,11 @@ class Place:
 
     @property
     def command(self) -> str:
-        """What builds the models and reports of this data set."""
+        """What builds the models and reports of this data set; where several presets may have built them, all of them, parted by |."""
         if self.default:
             return "make reproduce"
         presets = [p for p in sorted((self.root / "presets").glob("*.yaml")) if _preset_dataset(p) == self.name]
-        return f"make reproduce PRESET={presets[0].stem}" if presets else "dvc repro"
+        return f"make reproduce PRESET={'|'.join(preset.stem for preset in presets)}" if presets else "dvc repro"
 
     @property
     def remedy(self) -> str:
