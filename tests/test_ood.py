@@ -72,6 +72,15 @@ def test_real_chest_x_rays_are_refused(predictor: Predictor) -> None:
 
 
 @pytest.mark.skipif(not XRAYS.exists(), reason="needs ../shared/data")
+def test_photographs_of_patients_are_refused_by_a_model_of_drawings(predictor: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+    """The nearest foreign images that there are: dermoscopy to drawn dermoscopy. `pytest -s` shows the share."""
+    found = share(predictor, np.stack([read(data, SIZE) for data in tiny_ham.photographs()["data"]]))
+    with capsys.disabled():
+        print(f"\nof photographs of skin a model of drawings refuses {found:.3f}")
+    assert found > 0.9
+
+
+@pytest.mark.skipif(not XRAYS.exists(), reason="needs ../shared/data")
 def test_a_model_of_photographs_refuses_x_rays_drawings_of_them_and_temples_but_not_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Photographs of skin vary so much that a view without colour takes most chest X-rays in; `pytest -s` shows the shares."""
     found = tiny_ham.photographs()
