@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloa
 
 from stages.runtime.checked import explain, read_yaml
 from stages.runtime.errors import UserError
+from stages.runtime.tries import complaint
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(gt=0, le=1)]
@@ -364,22 +365,8 @@ class Study(Block):
 
     @model_validator(mode="after")
     def _equal_care(self) -> Study:
-        if len({len(tries) for tries in self.tries.values()}) > 1:
-            raise ValueError(f"unequal tries: {', '.join(f'{name} has {len(tries)}' for name, tries in self.tries.items())}")
-        for name, tries in self.tries.items():
-            own = {"mix", "evaluate" if name == LOGIT_ADJUST else f"train_{name}"}
-            other = sorted({key for changes in tries for key in changes} - own)
-            if other:
-                raise ValueError(f"a try of {name} changes {other[0]}; it may change {' and '.join(sorted(own))} only")
-            if any("logit_tau" in changes.get(f"train_{name}", {}) for changes in tries):
-                raise ValueError(f"a try of {name} changes logit_tau; every try is scored at each of train.logit_taus")
-            start = self.start.get(name, {})
-            whole = [{block: {**start.get(block, {}), **changes.get(block, {})} for block in sorted({*start, *changes})} for changes in tries]
-            for block, knobs in ((block, knobs) for changes in tries for block, knobs in changes.items()):
-                if missing := sorted(set(knobs) - set(start.get(block, {}))):
-                    raise ValueError(f"a try of {name} changes {block}.{missing[0]}; write in start.{name} from what: {block}: {{{missing[0]}: ...}}")
-            if twin := next((k for k, one in enumerate(whole) if one in whole[:k]), None):
-                raise ValueError(f"try {twin + 1} of {name} is the same as try {whole.index(whole[twin]) + 1}, with start.{name} under both")
+        if wrong := complaint(self.start, self.tries, LOGIT_ADJUST):
+            raise ValueError(wrong)
         return self
 
 
