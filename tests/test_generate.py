@@ -29,7 +29,7 @@ from stages.diffusion import adapter, sampling
 from stages.diffusion.base import open_pipeline
 from stages.diffusion.planning import places, planner
 from stages.diffusion.sampling import IMAGE, INTERCLASS, TEXT, Request, Sampler, share
-from stages.diffusion.selection import BROKEN, DUPLICATE, EMPTY, JUDGE, MEMORISED, STRANGE, fill
+from stages.diffusion.selection import BROKEN, DUPLICATE, EMPTY, JUDGE, MEMORISED, STRANGE, fill, in_grey
 from stages.imaging.refining import encode_png
 from stages.imaging.watermark import SOURCE_TYPE, is_marked
 from stages.runtime.errors import LawError, UserError
@@ -312,6 +312,17 @@ def choose(images: dict[tuple[int, int], NDArray[np.float32]], pool: int = 2, ma
         train=np.round(picture(train)[None] * 255).astype(np.uint8), min_distance=0.05,
     )  # fmt: skip
     return [(a.request.slot, a.request.attempt, a.reason) for a in done]
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_what_is_drawn_for_scans_has_no_colour(grey: bool) -> None:
+    train = np.round(picture(900)[None] * 255).astype(np.uint8)
+    (attempt,) = fill(
+        lambda slot, attempt: Request(slot, attempt, TEXT, "", None, None, 1), lambda some: np.stack([picture(r.seed) for r in some]),
+        lambda pixels, _: (np.ones((len(pixels), 1)), np.zeros(len(pixels))),
+        pool=1, max_attempts=1, wanted=0, accept=0.5, train=in_grey(train[0])[None] if grey else train, min_distance=0.0,
+    )  # fmt: skip
+    assert attempt.pixels is not None and (np.ptp(attempt.pixels, axis=-1).max() == 0) == grey
 
 
 def test_good_images_are_taken_at_once() -> None:

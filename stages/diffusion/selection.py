@@ -45,6 +45,16 @@ def to_pixels(image: NDArray[np.float32], side: int) -> NDArray[np.uint8] | None
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
 
 
+def colourless(images: NDArray[np.uint8]) -> bool:
+    """Whether (N, S, S, 3) uint8 `images` are shades of grey, as scans are: their channels differ by less than one level on average."""
+    return bool(len(images)) and float(np.ptp(images, axis=-1).mean()) < 1
+
+
+def in_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(S, S, 3) uint8 without its colour, by the luma of ITU-R BT.601."""
+    return np.array(Image.fromarray(image).convert("L").convert("RGB"))
+
+
 def thumbs(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N, S, S, 3) uint8 as (N, 16 * 16 * 3) in 0..1, averaged over areas."""
     small = [np.asarray(Image.fromarray(i).resize((THUMB, THUMB), Image.Resampling.BOX)) for i in images]
@@ -82,8 +92,10 @@ def fill(
     times as far as real images of class `wanted` they lie from these (N,). Accepted: the judge gives class `wanted` at least `accept` (0 leaves
     that out) and finds it within that distance; the thumb is `min_distance` or more away from
     every image of `train` (its source too) and from every accepted one. All open slots are drawn before any is drawn again,
-    and decided in order of slots, so that the result does not depend on how the drawing is batched.
+    and decided in order of slots, so that the result does not depend on how the drawing is batched. Where `train` has no colour, what is drawn
+    loses its own: a base that learned from colour pictures leaves a tint, by which synthetic scans would be told from real ones.
     """
+    grey = colourless(train)
     known = references(train)
     taken = np.empty((0, known.shape[1]))
     done: list[Attempt] = []
@@ -93,6 +105,8 @@ def fill(
             break
         requests = [plan(slot, attempt) for slot in open_slots]
         pixels = [to_pixels(image, train.shape[1]) for image in draw(requests)]
+        if grey:
+            pixels = [None if p is None else in_grey(p) for p in pixels]
         whole = [i for i, p in enumerate(pixels) if p is not None]
         said = judge(np.stack([p for p in pixels if p is not None]), [requests[i] for i in whole]) if whole else ((), ())
         judged = dict(zip(whole, zip(*said, strict=True), strict=True))
