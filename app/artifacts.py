@@ -85,11 +85,12 @@ class Place:
 
     @property
     def command(self) -> str:
-        """What builds the models and reports of this data set; where several presets may have built them, all of them, parted by |."""
+        """What builds the models and reports of this data set; where several presets may have, a choice of them, in angle brackets (a shell runs none)."""
         if self.default:
             return "make reproduce"
         presets = [p for p in sorted((self.root / "presets").glob("*.yaml")) if _preset_dataset(p) == self.name]
-        return f"make reproduce PRESET={'|'.join(preset.stem for preset in presets)}" if presets else "dvc repro"
+        names = ", ".join(preset.stem for preset in presets)
+        return f"make reproduce PRESET={names if len(presets) == 1 else f'<one of: {names}>'}" if presets else "dvc repro"
 
     @property
     def remedy(self) -> str:

@@ -1,7 +1,8 @@
 """The stages of rarelens. The environment is fixed here, before any stage imports torch or numpy.
 
 Kernels differ between AVX2 and AVX-512, in torch, oneDNN, MKL, OpenBLAS and numpy, and so do the last bits of their
-results. All are held to AVX2, which every x86-64 machine of the last decade has (`make bench` reports the cost).
+results. All are held to AVX2, which every x86-64 machine of the last decade has (`make bench` reports the cost). Two runs on one type
+of machine give the same bytes; an Intel and an AMD processor do not from the first trained network on (reports/experiments.md).
 """
 
 import os

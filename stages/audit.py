@@ -27,7 +27,7 @@ from stages.classifier.start import start_weights
 from stages.dataset.card import Card, read_card_to_learn
 from stages.dataset.groups import group_hash, read_seen, read_split, refuse_overlap
 from stages.dataset.reserve import NULL, REST, divide
-from stages.dataset.table import decode, read_table
+from stages.dataset.table import colourless, decode, read_table
 from stages.diffusion.candidates import Candidates, flat, flaws, read_candidates
 from stages.diffusion.commons import draw_common
 from stages.diffusion.membership import learned
@@ -159,7 +159,7 @@ def generator(args: argparse.Namespace, card: Card, params: Params, table: pd.Da
     drawn = {d: images[np.random.default_rng(p.seed).permutation(len(images))[:count]] for d, images in accepted.items()}
     train = table[table["split"] == "train"].drop(columns="image")
     known = {c: train[train["label"] == c].to_dict("records") for c in classes if c not in found}
-    drawn |= draw_common(args.base_dir, card, known, count, size, p, params.threads)
+    drawn |= draw_common(args.base_dir, card, known, count, size, p, params.threads, colourless(np.concatenate(list(drawn.values()))))
     number = {name: k for k, name in enumerate(classes)}
     labels = np.repeat([number[c] for c in drawn], [len(images) for images in drawn.values()])
     probabilities = scorer.score(

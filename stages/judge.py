@@ -1,7 +1,7 @@
 """Train the judge: one classifier a fold on the real training images of the other folds.
 
 In:  dataset card, refined images, split (train rows with their fold), base (starting weights).
-Out: OUT_DIR/fold<k>.safetensors, ood.safetensors (what each fold's images look like), judge.json (classes, accept, recall and limits
+Out: OUT_DIR/fold<k>.safetensors, ood.safetensors (what each fold's images look like), judge.json (classes, accept, colourless, recall and limits
      out of fold, hashes), groups_seen.txt.
 
     python -m stages.judge CARD REFINED SPLIT BASE_DIR OUT_DIR
@@ -23,7 +23,7 @@ from stages.classifier.fit import Recipe, class_weights, fit
 from stages.classifier.start import seen_by_start, start_weights
 from stages.dataset.card import read_card_to_learn
 from stages.dataset.groups import group_hash, read_split, refuse_overlap, write_seen
-from stages.dataset.table import decode, read_table
+from stages.dataset.table import colourless, decode, read_table
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, sha256, write_json
 from stages.runtime.parallel import Tick, each
@@ -88,6 +88,7 @@ def main() -> None:
             "classes": classes,
             "backbone": p.backbone,
             "accept": p.accept,
+            "colourless": colourless(images),
             "weights": {str(fold): one["weights"] for fold, one in learned.items()},
             "ood": {"sha256": sha256(out / ood.FILE), "limits": ood.named(ood.limits(distance, labels, len(classes)), classes)},
             "recall_out_of_fold": {c: {"value": round(float(right[labels == i].mean()), 4), "n": int((labels == i).sum())} for i, c in enumerate(classes)},

@@ -328,6 +328,8 @@ def test_each_place_has_its_own_lock_and_command(root: Path) -> None:
         artifacts.check(smoke, "real")
     own = artifacts.Place(REPOSITORY, "smoke", False)
     assert own.command == "make reproduce PRESET=smoke"
+    shared = artifacts.Place(REPOSITORY, "ham10000", False).command
+    assert shared.startswith("make reproduce PRESET=<one of: ham10000-cpu, ham10000-folds, ") and "|" not in shared, "a shell runs none of it"
 
 
 def test_the_candidate_is_the_verdict_s(broken: Path) -> None:

@@ -28,7 +28,7 @@ from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import sha256, write_json
 from stages.runtime.params import Augment
 
-NAME = "mobilenetv3_small_050"
+NAME, RESNET = "mobilenetv3_small_050", "test_resnet"
 PLAIN = Augment(flips=True, rotation=180.0, zoom=0.1, colour=0.1)
 SPLIT = pd.DataFrame(
     [(f"nv{i}", "nv", f"gn{i}", "train", i % 2) for i in range(12)]
@@ -198,6 +198,27 @@ def test_weights_of_rows_change_what_is_learned_and_equal_ones_do_not() -> None:
     assert leaning[0] < leaning[1], "the model leans to the class whose images weigh more"
 
 
+def test_frozen_stages_keep_their_weights_and_their_statistics_and_the_others_learn(tmp_path: Path) -> None:
+    backbone.save(backbone.build(RESNET, 2, seed=5), tmp_path / backbone.WEIGHTS)
+    images, labels = two_colours(12)
+    model = backbone.build(RESNET, 2, tmp_path, frozen_stages=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, images, labels, recipe(checkpoints=2), score=lambda m: float(backbone.logits(m, images).sum()))  # which puts it in evaluation mode
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    early = {name for name in before if name.startswith(("conv1", "bn1", "layer1"))}
+    assert early and not changed & early
+    assert {"layer2.0.conv1.weight", "layer2.0.bn1.running_mean", "fc.weight"} <= changed, "the statistics of what learns go with it"
+
+
+def test_stages_that_were_never_learned_and_all_stages_cannot_be_frozen(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="random weights"):
+        backbone.build(RESNET, 2, frozen_stages=1)
+    backbone.save(backbone.build(RESNET, 2), tmp_path / backbone.WEIGHTS)
+    assert any(p.requires_grad for p in backbone.build(RESNET, 2, tmp_path, frozen_stages=4).layer4.parameters())
+    with pytest.raises(UserError, match="5 stages"):
+        backbone.build(RESNET, 2, tmp_path, frozen_stages=5)
+
+
 def test_logit_adjustment_of_a_saved_model_takes_the_prior_off_its_bias() -> None:
     model = backbone.build(NAME, 2).eval()
     images, _ = two_colours(4)
@@ -307,10 +328,10 @@ def test_the_judge_of_an_image_never_saw_its_source_lesion(tmp_path: Path) -> No
     models = [backbone.build(NAME, 2, seed=k) for k in range(2)]
     known = [ood.learn(*described(m, 40 + k), 2) for k, m in enumerate(models)]
     limits = np.ones((len(ood.VIEWS), 2))
-    judge = Judge(["df", "nv"], 0.5, models, known, limits)
+    judge = Judge(["df", "nv"], 0.5, models, known, limits, False)
     images, _ = two_colours(3)
     images[:] = np.random.default_rng(0).integers(0, 255, images.shape)
-    single = [Judge(["df", "nv"], 0.5, [m], [k], limits) for m, k in zip(models, known, strict=True)]
+    single = [Judge(["df", "nv"], 0.5, [m], [k], limits, False) for m, k in zip(models, known, strict=True)]
     alone = [one.probabilities(images) for one in single]
     got = judge.probabilities(images, np.array([1, -1, 0]))
     far, apart = judge.excess(images, "nv", np.array([1, -1, 0])), [one.excess(images, "nv") for one in single]

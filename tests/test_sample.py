@@ -97,8 +97,8 @@ class Reddish:
 
     classes = FakeJudge.classes
 
-    def __init__(self, accept: float) -> None:
-        self.accept = accept
+    def __init__(self, accept: float, colourless: bool = False) -> None:
+        self.accept, self.colourless = accept, colourless
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(N, 7), df in place 3."""
@@ -124,6 +124,13 @@ def test_wrong_images_are_drawn_again_and_the_best_try_is_shown_when_none_is_rig
     for number, picture in pictures.items():
         assert (hopeless[number].attempts, hopeless[number].reason) == (4, JUDGE)
         assert hopeless[number].probability >= picture.probability, "the best of all four attempts"
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_pictures_for_scans_have_no_colour(grey: bool) -> None:
+    painter: Any = SimpleNamespace(sampler=Noise(), hashes=("b", "a"))
+    shown = [p.pixels for p in paint(painter, ORDER, 2, Reddish(0.0, grey), 8, P) if p.pixels is not None]
+    assert len(shown) == 2 and all((np.ptp(pixels, axis=-1).max() == 0) == grey for pixels in shown)
 
 
 def test_a_picture_does_not_hang_on_how_many_are_asked_for() -> None:

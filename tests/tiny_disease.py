@@ -91,7 +91,7 @@ class FakeJudge:
     """Finds df with `p` in every image; remembers which folds it was told to leave out."""
 
     classes = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]  # noqa: RUF012
-    accept = 0.5
+    accept, colourless = 0.5, False
 
     def __init__(self, p: float = 0.9) -> None:
         self.p, self.folds = p, []  # type: tuple[float, list[int]]

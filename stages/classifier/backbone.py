@@ -6,6 +6,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import group_parameters
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 import numpy as np
@@ -18,13 +19,17 @@ from stages.runtime.files import read_json
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def build(name: str, classes: int, start: Path | None = None, pretrained: bool = False, seed: int = 0) -> torch.nn.Module:
+def build(name: str, classes: int, start: Path | None = None, pretrained: bool = False, seed: int = 0, frozen_stages: int = 0) -> torch.nn.Module:
     """A timm model `name` with a fresh head of `classes` outputs drawn from `seed`.
 
     `start` is a folder with backbone.safetensors of the same architecture (its head is left out); without it,
-    `pretrained` asks timm for its own weights. Raises `UserError` when the name is unknown, the weights do not fit
-    or cannot be had.
+    `pretrained` asks timm for its own weights. The first `frozen_stages` stages (`freeze`) keep these in training. Raises `UserError` when
+    the name is unknown, the weights do not fit or cannot be had, or when stages are to be frozen that hold no learned weights.
     """
+    if frozen_stages and start is None and not pretrained:
+        raise UserError(
+            f"frozen_stages is {frozen_stages}, but {name} starts from random weights: set frozen_stages: 0 or pretrained: true in params.yaml"
+        )
     torch.manual_seed(seed)
     try:
         model = timm.create_model(name, pretrained=pretrained and start is None, num_classes=classes)
@@ -43,6 +48,31 @@ def build(name: str, classes: int, start: Path | None = None, pretrained: bool =
         missing, unexpected = model.load_state_dict({k: v.float() for k, v in state.items() if k not in head}, strict=False)
         if set(missing) != head or unexpected:
             raise UserError(f"{start / WEIGHTS} does not fit {name}: missing {sorted(set(missing) - head)[:3]}, unexpected {unexpected[:3]}")
+    return freeze(model, frozen_stages)
+
+
+def freeze(model: torch.nn.Module, stages: int) -> torch.nn.Module:
+    """`model` with the parameters of its first `stages` stages out of training: the stem is the first, then timm's own (`group_matcher`).
+
+    Few images teach early layers nothing that the starting weights lack (Yosinski et al. 2014), and without their gradient a step takes half
+    the time. Raises `UserError` when nothing but the head would be left.
+    """
+    if stages:
+        groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+        if stages >= max(groups):
+            raise UserError(f"frozen_stages is {stages}, but the model has {max(groups)} stages before its head: at least one must be trained")
+        fixed = {name for stage, names in groups.items() if stage < stages for name in names}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in fixed)
+    return model
+
+
+def train_mode(model: torch.nn.Module) -> torch.nn.Module:
+    """`model` in training mode, but for the normalisation of frozen stages: their running statistics belong to their weights."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+            module.eval()
     return model
 
 

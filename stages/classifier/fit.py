@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.classifier.augment import augment, rand_augment
-from stages.classifier.backbone import device, normalise
+from stages.classifier.backbone import device, normalise, train_mode
 from stages.runtime.params import Augment
 
 
@@ -87,7 +87,7 @@ def fit(
     tick: Callable[[], object] | None = None,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> int:
-    """Train `model` in place on (N, H, W, 3) uint8 `images` and (N,) `labels` and leave it in evaluation mode.
+    """Train what is not frozen of `model` in place on (N, H, W, 3) uint8 `images` and (N,) `labels` and leave it in evaluation mode.
 
     `loss(outputs, targets)` takes the place of the weighted focal loss; `labels` may then be targets of any shape (N, ...).
     `weights` (N,) are loss weights over zero, on top of `recipe.class_weights`; `phases` (N,) says in which part of the run a row is shown (`course`).
@@ -97,14 +97,14 @@ def fit(
     generator = torch.Generator().manual_seed(recipe.seed)
     torch.manual_seed(recipe.seed)  # dropout
     place = device()
-    model.to(place, memory_format=torch.channels_last).train()
+    train_mode(model.to(place, memory_format=torch.channels_last))
     pixels, targets = torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(labels)
     by_row = None if recipe.class_weights is None else torch.tensor(recipe.class_weights)[targets]
     if weights is not None:
         own = torch.tensor(weights, dtype=torch.float32)
         by_row = own if by_row is None else by_row * own
     planned = course(np.ones(len(labels), np.int64) if phases is None else phases, recipe, generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1, pct_start=0.15)
     marks = {round(recipe.steps * (k + 1) / recipe.checkpoints) for k in range(recipe.checkpoints)}
     best, best_step, kept = -math.inf, recipe.steps, None
@@ -121,7 +121,7 @@ def fit(
         schedule.step()
         if score is not None and step in marks:
             value = score(model)
-            model.train()
+            train_mode(model)
             if value >= best:
                 best, best_step, kept = value, step, copy.deepcopy(model.state_dict())
         if tick is not None:

@@ -23,7 +23,8 @@ from stages.runtime.files import read_json
 class Judge:
     """Model `f` was trained on every train fold but `f`, and `known[f]` (`ood.learn`) are the looks of their images.
 
-    `accept` is the least probability of the wanted class; `limits` (VIEWS, C) are how far real images of each class lie, out of fold.
+    `accept` is the least probability of the wanted class; `limits` (VIEWS, C) are how far real images of each class lie, out of fold;
+    `colourless` says that its training images are shades of grey.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class Judge:
         models: Sequence[torch.nn.Module],
         known: Sequence[Mapping[str, NDArray[np.float32]]],
         limits: ood.Floats,
+        colourless: bool,
     ) -> None:
-        self.classes, self.accept, self._models, self._known, self._limits = classes, accept, models, known, limits
+        self.classes, self.accept, self.colourless = classes, accept, colourless
+        self._models, self._known, self._limits = models, known, limits
 
     def probabilities(self, images: NDArray[np.uint8], exclude_fold: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Probabilities (N, C) of (N, H, W, 3) uint8 images.
@@ -69,4 +72,4 @@ def load_judge(folder: str | Path, split: pd.DataFrame | None = None) -> Judge:
     models = read_weights(folder, info["weights"], info["backbone"], len(info["classes"]))
     folds, known = sorted(models, key=int), read_known(folder, info)
     limits = ood.unnamed(info["ood"]["limits"], info["classes"])
-    return Judge(info["classes"], info["accept"], [models[k] for k in folds], [known[int(k)] for k in folds], limits)
+    return Judge(info["classes"], info["accept"], [models[k] for k in folds], [known[int(k)] for k in folds], limits, info["colourless"])

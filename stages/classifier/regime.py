@@ -118,7 +118,7 @@ def train_seeds(
             randaugment=own.randaugment, checkpoints=t.checkpoints, first=extra["first"],
         )  # fmt: skip
         by_row = np.where(mine["kind"] == "real", extra["real_weight"], 1.0) if extra["real_weight"] != 1 else None
-        model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed)
+        model = backbone.build(t.backbone, len(classes), start, t.pretrained, seed, t.frozen_stages)
         score = lambda m: macro_ap(backbone.logits(m, shown["val"]), val_labels)  # noqa: E731
         step = fit(model, pixels[index], labels, recipe, weights=by_row, phases=phases, score=score, tick=lambda: tick(1))
         prior = class_prior(labels, phases, len(classes))

@@ -29,11 +29,12 @@ def score(
 ) -> NDArray[np.float64]:
     """Probabilities (M, C) of the images `asked` (M, H, W, 3) by an ensemble trained on `images` (N, H, W, 3) and `labels` (N,).
 
-    It starts from the weights in `start` and trains for `steps` with the batch, rate, decay and augmentation of the regimes; every class weighs the same.
+    It starts from the weights in `start` and trains for `steps` with the batch, rate, decay, frozen stages and augmentation of the regimes; every
+    class weighs the same.
     """
 
     def learn(seed: int, tick: Tick) -> NDArray[np.float64]:
-        model = backbone.build(train.backbone, classes, start, train.pretrained, seed)
+        model = backbone.build(train.backbone, classes, start, train.pretrained, seed, train.frozen_stages)
         recipe = Recipe(
             steps=steps, batch=train.batch, lr=train.lr, weight_decay=train.weight_decay, augment=train.augment, seed=seed,
             class_weights=class_weights(labels, classes, 1.0),

@@ -122,3 +122,8 @@ def decode(encoded: Iterable[bytes], size: int | None = None) -> NDArray[np.uint
             images = np.empty((len(listed), picture.height, picture.width, 3), np.uint8)
         images[k] = np.asarray(picture)
     return images
+
+
+def colourless(images: NDArray[np.uint8]) -> bool:
+    """Whether (N, S, S, 3) uint8 `images` are shades of grey, as scans are: their channels differ by less than one level on average."""
+    return bool(len(images)) and float(np.ptp(images, axis=-1).mean()) < 1

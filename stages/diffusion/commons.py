@@ -20,11 +20,11 @@ from stages.runtime.params import Audit
 
 
 def draw_common(
-    base_dir: Path, card: Card, known: Mapping[str, Sequence[Mapping[Any, Any]]], count: int, size: int, p: Audit, threads: int
+    base_dir: Path, card: Card, known: Mapping[str, Sequence[Mapping[Any, Any]]], count: int, size: int, p: Audit, threads: int, grey: bool
 ) -> dict[str, NDArray[np.uint8]]:
     """`count` images (size, size, 3) of each class in `known`, each with the attributes of one of the class's images there; `threads` processes draw.
 
-    An image that is not finite is left out; `LawError` when a class has no other.
+    `grey` takes the colour off (`to_pixels`). An image that is not finite is left out; `LawError` when a class has no other.
     """
     pipe, base = load_base(base_dir)
     sampler = Sampler(pipe, {}, p.steps, p.guidance)
@@ -35,7 +35,7 @@ def draw_common(
             prompts = render_prompts(card.prompts[BASE], rows[int(rng.integers(len(rows)))], card.classes[name].title)
             prompt = prompts[int(rng.integers(len(prompts)))]
             requests.append(Request(slot, 0, TEXT, prompt, None, None, seed_of(base["hash"], name, prompt, slot, p.seed)))
-    drawn = [to_pixels(image, size) for image in sampler.forked(requests, threads, "common classes, drawn by the base")]
+    drawn = [to_pixels(image, size, grey) for image in sampler.forked(requests, threads, "common classes, drawn by the base")]
     found = {}
     for k, name in enumerate(known):
         finite = [image for image in drawn[k * count : (k + 1) * count] if image is not None]

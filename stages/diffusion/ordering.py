@@ -64,10 +64,12 @@ def understand(text: str, card: Card, rare: Sequence[str]) -> Order:
 
 
 class Judge(Protocol):
-    """What `stages.classifier.judge.Judge` offers: the classes in order, the least probability to accept, (N, C) probabilities."""
+    """What `stages.classifier.judge.Judge` offers: the classes in order, the least probability to accept, whether its images have no
+    colour, (N, C) probabilities."""
 
     classes: list[str]
     accept: float
+    colourless: bool
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Of (N, H, W, 3) uint8 images."""
@@ -131,16 +133,18 @@ def paint(
 
     An image that is broken, flat, or in which `judge` gives the named class less than it accepts, is drawn again, up to
     `p.max_attempts` times in all; then the attempt that was judged best is yielded, not accepted. `tick(n)` hears of n images drawn.
+    Where the images that `judge` learned from have no colour, the pictures have none either (`to_pixels`).
     The picture of a number depends on base, adapter, prompt, number, attempt and `seed` alone, never on `count` or batches.
     """
     queue = deque((number, 0) for number in range(count))
     best: dict[int, Picture] = {}
+    grey = judge is not None and judge.colourless
     while queue and not stop():
         turns = [queue.popleft() for _ in range(min(len(queue), painter.sampler.chunk))]
         requests = [
             Request(n, a, TEXT, order.prompt, None, None, seed_of(*painter.hashes, order.prompt, TEXT, None, None, n, a, seed)) for n, a in turns
         ]
-        images = [to_pixels(image, size) for image in painter.sampler(requests, tick)]
+        images = [to_pixels(image, size, grey) for image in painter.sampler(requests, tick)]
         for request, image in zip(requests, images, strict=True):
             number, attempt = request.slot, request.attempt
             probability = float("nan")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.distance import cdist
 
+from stages.dataset.table import colourless
 from stages.diffusion.sampling import Request
 from stages.imaging.dihedral import dihedral
 
@@ -35,19 +36,20 @@ class Attempt:
         return not self.reason
 
 
-def to_pixels(image: NDArray[np.float32], side: int) -> NDArray[np.uint8] | None:
-    """(S, S, 3) in 0..1 as (side, side, 3) uint8; None when a value is not finite."""
+def to_pixels(image: NDArray[np.float32], side: int, grey: bool = False) -> NDArray[np.uint8] | None:
+    """(S, S, 3) in 0..1 as (side, side, 3) uint8; None when a value is not finite.
+
+    `grey` takes the colour off, for data that have none (`colourless`): a base that learned from colour pictures leaves a tint, by
+    which synthetic scans would be told from real ones.
+    """
     if not np.isfinite(image).all():
         return None
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    if grey:
+        pixels = in_grey(pixels)
     if len(pixels) == side:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
-
-
-def colourless(images: NDArray[np.uint8]) -> bool:
-    """Whether (N, S, S, 3) uint8 `images` are shades of grey, as scans are: their channels differ by less than one level on average."""
-    return bool(len(images)) and float(np.ptp(images, axis=-1).mean()) < 1
 
 
 def in_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -93,7 +95,7 @@ def fill(
     that out) and finds it within that distance; the thumb is `min_distance` or more away from
     every image of `train` (its source too) and from every accepted one. All open slots are drawn before any is drawn again,
     and decided in order of slots, so that the result does not depend on how the drawing is batched. Where `train` has no colour, what is drawn
-    loses its own: a base that learned from colour pictures leaves a tint, by which synthetic scans would be told from real ones.
+    loses its own (`to_pixels`).
     """
     grey = colourless(train)
     known = references(train)
@@ -104,9 +106,7 @@ def fill(
         if not open_slots:
             break
         requests = [plan(slot, attempt) for slot in open_slots]
-        pixels = [to_pixels(image, train.shape[1]) for image in draw(requests)]
-        if grey:
-            pixels = [None if p is None else in_grey(p) for p in pixels]
+        pixels = [to_pixels(image, train.shape[1], grey) for image in draw(requests)]
         whole = [i for i, p in enumerate(pixels) if p is not None]
         said = judge(np.stack([p for p in pixels if p is not None]), [requests[i] for i in whole]) if whole else ((), ())
         judged = dict(zip(whole, zip(*said, strict=True), strict=True))

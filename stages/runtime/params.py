@@ -270,7 +270,10 @@ class Mix(Block):
 
 
 class Train(Block):
-    """What every regime has in common. The learning rate was chosen once, on `real` and val. `logit_taus` are those tried where a tau is "val"."""
+    """What every regime has in common. The learning rate was chosen on `real` and val. `logit_taus` are those tried where a tau is "val".
+
+    `frozen_stages` is how many of the backbone's first stages keep their starting weights (the stem is the first; 0: all are trained).
+    """
 
     backbone: str
     pretrained: bool
@@ -281,6 +284,7 @@ class Train(Block):
     weight_decay: Annotated[float, Field(ge=0)]
     loss: Literal["cross_entropy", "focal"]
     focal_gamma: Annotated[float, Field(ge=0)]
+    frozen_stages: Natural
     checkpoints: PositiveInt
     logit_taus: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     augment: Augment

@@ -37,7 +37,7 @@ SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 def cpu_capability(rounds: int = 3) -> list[Row]:
-    """What the fixed CPU capability (the same bytes on every machine) costs: the same steps with and without it, alternating."""
+    """What the fixed CPU capability (the same bytes on machines of one type) costs: the same steps with and without it, alternating."""
     found: dict[str, dict[str, list[float]]] = {}
     for _ in range(rounds):
         for native in ("0", "1"):
