@@ -17,7 +17,7 @@ from stages.classifier.prediction import open_model
 from stages.dataset.groups import read_split
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import read_json
-from stages.runtime.launch import ASIDE, LOCK, PARAMS
+from stages.runtime.launch import ASIDE, LOCK, PARAMS, maker
 from stages.runtime.params import Params, read_params
 
 if TYPE_CHECKING:  # imports torch
@@ -85,9 +85,12 @@ class Place:
 
     @property
     def command(self) -> str:
-        """What builds the models and reports of this data set; where several presets may have, a choice of them, in angle brackets (a shell runs none)."""
+        """What builds the models and reports of this data set: what built them, or where that is not known and several presets may have, a choice of
+        these, in angle brackets (a shell runs none)."""
         if self.default:
             return "make reproduce"
+        if known := maker(self.lock):
+            return known
         presets = [p for p in sorted((self.root / "presets").glob("*.yaml")) if _preset_dataset(p) == self.name]
         names = ", ".join(preset.stem for preset in presets)
         return f"make reproduce PRESET={names if len(presets) == 1 else f'<one of: {names}>'}" if presets else "dvc repro"

@@ -93,6 +93,13 @@ def shortcut_warning(choice: Choice) -> None:
         st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
 
 
+def withheld(choice: Choice) -> bool:
+    """Whether the licence keeps real images of the data set from being shown; it is said where they would stand."""
+    if not choice.card.show_images:
+        small(f"Real images are not shown: the card says that their licence does not permit it ({choice.card.licence}).")
+    return not choice.card.show_images
+
+
 def document(text: str, folder: Path, titles: Mapping[str, str]) -> None:
     """A Markdown report whose pictures lie in `folder`, each in its place; one that is not here is named. Tables have `titles` for classes' keys."""
     end = 0

@@ -78,7 +78,7 @@ def run_folds(preset: str) -> tuple[Params, list[Path]]:
                 print(f"fold {k + 1} of {len(kept)}: done before", flush=True)
                 continue
             print(f"fold {k + 1} of {len(kept)}", flush=True)
-            with preset_in_place(own, Path("reports", params.dataset, LOCK)):
+            with preset_in_place(own, Path("reports", params.dataset, LOCK), f"make folds PRESET={preset}"):
                 if call([sys.executable, "-m", "dvc", "repro", "evaluate"], hold):
                     print(f"error: fold {k + 1} stopped; `make folds PRESET={preset}` goes on from its last finished stage.", file=sys.stderr)
                     raise SystemExit(1)

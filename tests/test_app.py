@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 from streamlit.testing.v1 import AppTest
 
-from app import artifacts, document, measured, wording, wording_result, wording_risk
+from app import artifacts, document, measured, uploads, wording, wording_result, wording_risk
 from app.risk import findings, image_ratio
 from stages.classifier.prediction import Result, open_model, predict
 from stages.classifier.reading import read
@@ -80,6 +81,21 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
     assert wording.NOTICE in said and said.count(wording.PHANTOM) >= 2 and "On any patient." in said
     assert f"model (md5): {artifacts.dvc_hash(root / 'models/phantom/combined')}" in said
     assert wording_risk.INDEPENDENCE in said
+
+
+def test_a_click_reads_no_file_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_before: list[bytes] = []
+
+    def counted(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+        read_before.append(data)
+        return [read(data, size) for size in sizes]
+
+    monkeypatch.setattr(uploads, "read", counted)
+    page = upload(open_page(root, monkeypatch), phantom_png())
+    page.slider[0].set_value(30)
+    assert not page.run().exception and len(read_before) == 1
+    upload(page, phantom_png(), phantom_png("vasc"))
+    assert len(read_before) == 2, "the new one alone"
 
 
 def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +335,7 @@ def test_the_hash_of_a_folder_is_dvc_s_own(tmp_path: Path) -> None:
     assert artifacts.locked(tmp_path / "dvc.lock", "out/real") != artifacts.dvc_hash(tmp_path / "out/real")
 
 
-def test_each_place_has_its_own_lock_and_command(root: Path) -> None:
+def test_each_place_has_its_own_lock_and_command(root: Path, tmp_path: Path) -> None:
     default, smoke = artifacts.places(root)
     assert (default.name, default.command, default.lock.name) == ("phantom", "make reproduce", "dvc.lock")
     assert smoke.lock == root / "reports/smoke/dvc.lock"
@@ -329,6 +345,8 @@ def test_each_place_has_its_own_lock_and_command(root: Path) -> None:
     own = artifacts.Place(REPOSITORY, "smoke", False)
     assert own.command == "make reproduce PRESET=smoke"
     shared = artifacts.Place(REPOSITORY, "ham10000", False).command
+    write_text(tmp_path / "reports/ham10000/dvc.lock", "# made by: make folds PRESET=ham10000-folds\n")
+    assert artifacts.Place(tmp_path, "ham10000", False).command == "make folds PRESET=ham10000-folds"
     assert shared.startswith("make reproduce PRESET=<one of: ham10000-cpu, ham10000-folds, ") and "|" not in shared, "a shell runs none of it"
 
 

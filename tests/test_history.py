@@ -108,6 +108,7 @@ def test_the_page_keeps_a_reading_once_and_the_opinion_on_it(root: Path, monkeyp
 
     page.switch_page("views/history.py").run()
     assert not page.exception and page.dataframe[0].value["Case"].tolist() == ["B-12"]
+    assert called(page.download_button, "Export 1 as CSV")
     called(page.selectbox, "Case").set_value("B-12")
     called(page.button, "Erase").click().run()
     assert len(History(path).rows()) == 1  # not before the box is ticked

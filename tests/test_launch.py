@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stages.runtime.errors import UserError
-from stages.runtime.launch import environment, merge, require_images
+from stages.runtime.launch import environment, maker, merge, require_images
 from stages.runtime.params import read_params
 from tests.repository import IDENTITY, ROOT, command, dvc, git, ran, stubbed
 
@@ -48,7 +48,25 @@ def test_a_preset_builds_its_own_results_and_the_default_its_own(repository: Pat
     lock = (repository / "dvc.lock").read_text()
     assert ran(command(repository, *LAUNCH, "smoke").stdout) == set(), "a second call finds the preset's finished stages"
     assert (repository / "dvc.lock").read_text() == lock
+    own = repository / "reports/smoke/dvc.lock"
+    assert own.read_text().count("made by: make reproduce PRESET=smoke\n") == 1 and maker(own) == "make reproduce PRESET=smoke"
     assert ran(dvc(repository, "repro")) == set(), "the default is up to date after a preset"
+
+
+def test_what_another_preset_of_the_data_set_reported_is_kept_and_said(repository: Path) -> None:
+    other = repository / "presets/other.yaml"
+    other.write_text((repository / "presets/smoke.yaml").read_text())
+    command(repository, *LAUNCH, "smoke")
+    (repository / "reports/smoke/verdict.md").write_text("of smoke")
+    try:
+        said = command(repository, *LAUNCH, "other").stdout
+    finally:
+        other.unlink()
+    kept = repository / ".cache/replaced/smoke by smoke"
+    assert "reports/smoke is of `make reproduce PRESET=smoke` and will be replaced; a copy is kept in .cache/replaced/smoke by smoke" in said
+    assert (kept / "verdict.md").read_text() == "of smoke" and maker(kept / "dvc.lock") == "make reproduce PRESET=smoke"
+    assert maker(repository / "reports/smoke/dvc.lock") == "make reproduce PRESET=other"
+    assert maker(repository / "dvc.lock") is None and maker(repository / "nowhere") is None
 
 
 def interrupt(repository: Path, number: signal.Signals) -> int:

@@ -68,6 +68,26 @@ def test_synthetic_images_are_marked_beside_real_ones(root: Path, monkeypatch: p
     assert all(image.alt for group in page.image for image in group.proto.imgs)
 
 
+def test_a_licence_may_keep_real_images_from_being_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = build(tmp_path / "root")
+    add_images(root)
+    write_text(root / "reports/phantom/data.md", "# Drawings\n\n![Images](data.png)\n")
+    for path in ("audit/pairs_df", "audit/accuracy", "data", "plots/contact"):
+        (root / f"reports/phantom/{path}.png").parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / f"reports/phantom/{path}.png")
+
+    def shown(view: str) -> int:
+        page = open_page(root, monkeypatch, view)
+        assert not page.exception and ("their licence does not permit it" in words(page)) == ("show_images: false" in card.read_text())
+        return sum(len(group.proto.imgs) for group in page.image)
+
+    card = root / "data/phantom.yaml"
+    before = {view: shown(view) for view in ("gallery", "compare", "data")}
+    card.write_text(f"show_images: false\n{card.read_text()}")
+    after = {view: shown(view) for view in before}
+    assert {view: before[view] - after[view] for view in before} == {"gallery": 6, "compare": 1, "data": 1}
+
+
 def test_the_closest_training_image_is_found_in_any_turn_and_among_what_was_begun_from(tmp_path: Path) -> None:
     add_images(tmp_path)
     first, second = nearest.closest(Place(tmp_path, "phantom", True), "df", 6)

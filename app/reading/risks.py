@@ -33,13 +33,13 @@ def show_disease(case: Case, disease: str, answers: dict[str, risk.Answer]) -> r
     with st.container(border=True):
         word, icon, colour = wording_risk.LEVEL[result.level]
         st.subheader(f"{wording.heading(case.titles[disease])}: :{colour}[{icon} {word}]", anchor=False)
+        if any(f.example for f in result.findings):
+            st.warning(wording_risk.EXAMPLE, icon=":material/science:")
         frame.table(wording_risk.steps(result), ["Step", "Chance", "Interval", "Of 1,000 such patients"])
         reach = wording_risk.reach([risk.level(p, card.risk) for p in result.after_image_interval])
         frame.small(f"{reach}Low is under {wording.percent(card.risk.low)}, high from {wording.percent(card.risk.high)} on (the card's cut-offs).")
         rows = wording_risk.evidence(result.findings, image, info["n_cal"][disease])
         frame.table(rows, ["Evidence", "Multiplies the odds by", "Interval", "Source"])
-        if any(f.example for f in result.findings):
-            st.warning(wording_risk.EXAMPLE, icon=":material/science:")
         other = risk.what_if(prior, disease, card.symptoms, answers, image, card.risk)
         if rows := wording_risk.changed_answers({key: symptom.question for key, symptom in card.symptoms.items()}, answers, other):
             st.markdown("**If one answer were another**, the chance after the image would be:")

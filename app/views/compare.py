@@ -46,9 +46,9 @@ def show(choice: frame.Choice) -> None:
     show_confusion(choice, place.reports / "detail" / f"{choice.regime}.json", titles)
     show_subgroups(choice)
     st.header("Real images beside synthetic ones")
-    if contact.exists():
+    if not frame.withheld(choice) and contact.exists():
         show_picture(contact, "Real training images, and synthetic ones (AI-generated)")
-    else:
+    elif not contact.exists():
         st.info(
             f"{contact.relative_to(place.root)} is not there: fetch it with `dvc pull` or build it with `{place.command}`.", icon=":material/info:"
         )

@@ -13,6 +13,7 @@ from stages.runtime.files import read_json
 
 SHOWN = 6  # images a row, and pairs
 SIZE = 128  # px
+REAL_BESIDE = ("pairs", "rating")  # the audit's pictures that hold real images
 COLUMNS = ["id", "accepted", "reason", "mode", "image"]
 
 
@@ -51,7 +52,7 @@ def show_disease(choice: frame.Choice, disease: str) -> None:
     accepted, rejected = drawn[drawn["accepted"]], drawn[~drawn["accepted"]]
     st.header(wording.heading(title))
     st.markdown(f"{len(drawn):,} drawn, {len(accepted):,} accepted, {len(rejected):,} rejected.")
-    real_here = place.refined.exists() and place.split.exists()
+    real_here = place.refined.exists() and place.split.exists() and not frame.withheld(choice)
     if real_here:
         show_real(nearest.training(place, disease), title)
     if not accepted.empty:
@@ -113,6 +114,8 @@ def show_audit(choice: frame.Choice) -> None:
     said = set()
     for path in figures:
         what, _, disease = path.stem.partition("_")
+        if what in REAL_BESIDE and frame.withheld(choice):
+            continue
         title, told = wording_synthetic.AUDIT.get(what, (wording.heading(path.stem.replace("_", " ")), ""))
         st.subheader(f"{title} {wording.heading(choice.card.classes[disease].title)}." if disease in choice.card.classes else title)
         st.image(path.read_bytes(), alt=title)

@@ -22,7 +22,7 @@ def show(choice: frame.Choice) -> None:
             st.info("Nothing has been read yet.", icon=":material/info:")
             return
         show_rows(choice, rows)
-        st.download_button("Export as CSV", history.as_csv(rows), "rarelens-history.csv", "text/csv")
+        export(rows)
         erase(readings, rows)
     except UserError as error:
         frame.stop(error)
@@ -46,6 +46,13 @@ def show_rows(choice: frame.Choice, rows: list[history.Reading]) -> None:
     ]
     columns = ["When (UTC)", "Who", "Case", "The model said", "Opinion", "Comment", "Model", "Its hash"]
     st.dataframe(pd.DataFrame(table, columns=columns), hide_index=True, width="stretch")
+
+
+def export(rows: list[history.Reading]) -> None:
+    """Readings of one case, or of all, as a file."""
+    case = st.selectbox("Export the case", sorted({row.case for row in rows}), index=None, placeholder="all of them")
+    wanted = [row for row in rows if case is None or row.case == case]
+    st.download_button(f"Export {len(wanted):,} as CSV", history.as_csv(wanted), "rarelens-history.csv", "text/csv")
 
 
 def erase(readings: history.History, rows: list[history.Reading]) -> None:

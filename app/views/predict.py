@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import streamlit as st
@@ -10,7 +11,7 @@ from app import artifacts, frame, measured, uploads, wording, wording_compare, w
 from app.reading import opinion, report, result, risks, why
 from app.reading.case import Case, View, ask, hashes, read_view
 
-PATIENT = "patient"  # counts them in a session
+PATIENT, READ = "patient", "read"  # of a session: how many patients so far, and the files of the present one as they were read
 
 
 def show(choice: frame.Choice) -> None:
@@ -32,11 +33,12 @@ def show(choice: frame.Choice) -> None:
     predictor = frame.load(choice, content)
     info, views = predictor.info, list[View]()
     if not uploaded:
+        st.session_state.pop(READ, None)
         st.info("Upload an image to see what the model says of it. Several files are taken as views of one lesion.", icon=":material/upload:")
     elif told := uploads.too_much([file.size for file in uploaded]):
         st.error(told, icon=":material/error:")
     else:
-        views, said = ask(predictor, [read_view(file.name, file.getvalue(), predictor.size) for file in uploaded])
+        views, said = ask(predictor, read_once([(file.name, file.getvalue()) for file in uploaded], predictor.size))
         show_refusals(views)
         case = None if said is None else Case(choice, content, info, views, said)
         if case:
@@ -49,6 +51,14 @@ def show(choice: frame.Choice) -> None:
             opinion.show(case)
     show_use(choice)
     show_hashes(choice, info, content, views)
+
+
+def read_once(files: list[tuple[str, bytes]], size: int) -> list[View]:
+    """`read_view` of (name, bytes) each, but for what this session read before and still shows: every click runs the page anew."""
+    before: dict[tuple[str, str, int], View] = st.session_state.get(READ, {})
+    keys = [(name, hashlib.sha256(data).hexdigest(), size) for name, data in files]
+    st.session_state[READ] = {key: before.get(key) or read_view(*one, size) for key, one in zip(keys, files, strict=True)}
+    return [st.session_state[READ][key] for key in keys]
 
 
 def next_patient() -> None:

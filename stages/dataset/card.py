@@ -20,6 +20,7 @@ EXAMPLE = yaml.safe_load("""
 name: nevi
 title: Moles and melanomas of our clinic
 licence: CC BY 4.0
+show_images: true
 citation: "Roe J. A set of moles. Journal of Examples 1, 1 (2024)"
 modality: dermoscopy
 phantom: false
@@ -162,11 +163,13 @@ class Card(Part):
 
     `prompts` holds, per class, templates with {title} and attribute names in braces; under `base` those by which a base is
     taught its common classes. They stand apart from `classes`, so that a changed prompt reruns what it is read by, and no more.
+    `show_images` is false where the licence does not let the page show real images of the set.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     title: str
     licence: str
+    show_images: bool = True
     citation: str
     modality: str
     phantom: bool = False

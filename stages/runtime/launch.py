@@ -5,7 +5,8 @@
 
 A preset is params.yaml with some values replaced. While it runs, params.yaml and dvc.lock are the preset's, and the default's wait in
 .cache/default; they come back when the run ends, however it ends (after a kill: at the next call). The preset's own lock is kept as
-reports/<dataset>/dvc.lock: a second call finds its finished stages there, and the page checks its models against it.
+reports/<dataset>/dvc.lock, under a line that says what made it: a second call finds its finished stages there, and the page checks its
+models against it. Where another preset of the same data set made them, the reports it leaves are kept in .cache/replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from stages.runtime.files import write_text
 from stages.runtime.params import Params, read_params
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-ASIDE = Path(".cache/default")
+ASIDE, REPLACED = Path(".cache/default"), Path(".cache/replaced")
+MADE_BY = "# made by: "  # the first line of a preset's own lock, before the command
 TARGETS = ("evaluate", "data_report", "audit")
 
 
@@ -75,9 +77,26 @@ def restore() -> bool:
     return True
 
 
+def maker(own_lock: Path) -> str | None:
+    """The command that made a preset's `own_lock` and what lies beside it; None where there is none or nothing is said."""
+    first = own_lock.read_text().partition("\n")[0] if own_lock.exists() else ""
+    return first.removeprefix(MADE_BY) if first.startswith(MADE_BY) else None
+
+
+def keep_replaced(own_lock: Path, command: str) -> None:
+    """Copy the reports beside `own_lock` to .cache/replaced, where another command than `command` made them."""
+    before = maker(own_lock)
+    if before and before != command:
+        kept = REPLACED / f"{own_lock.parent.name} by {before.rpartition('=')[2]}"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(own_lock.parent, kept)
+        print(f"{own_lock.parent} is of `{before}` and will be replaced; a copy is kept in {kept}", flush=True)
+
+
 @contextmanager
-def preset_in_place(values: dict[str, Any], own_lock: Path) -> Iterator[None]:
-    """Put a preset's params.yaml and lock in place; afterwards keep its lock as `own_lock` and bring the default's files back."""
+def preset_in_place(values: dict[str, Any], own_lock: Path, command: str) -> Iterator[None]:
+    """Put a preset's params.yaml and lock in place; afterwards keep its lock as `own_lock`, made by `command`, and bring the default's files back."""
+    keep_replaced(own_lock, command)
     partial = ASIDE.with_name(ASIDE.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -90,12 +109,11 @@ def preset_in_place(values: dict[str, Any], own_lock: Path) -> Iterator[None]:
         write_text(PARAMS, yaml.safe_dump(values, sort_keys=False))
         LOCK.unlink(missing_ok=True)
         if own_lock.exists():
-            shutil.copyfile(own_lock, LOCK)
+            write_text(LOCK, own_lock.read_text().removeprefix(f"{MADE_BY}{maker(own_lock)}\n"))
         yield
     finally:
         if LOCK.exists():
-            own_lock.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(LOCK, own_lock)
+            write_text(own_lock, f"{MADE_BY}{command}\n{LOCK.read_text()}")
         restore()
 
 
@@ -153,7 +171,7 @@ def reproduce(preset: str | None) -> str:
         else:
             values, params = read_preset(preset)
             require_images(params)
-            with preset_in_place(values, Path("reports", params.dataset, LOCK)):
+            with preset_in_place(values, Path("reports", params.dataset, LOCK), f"make reproduce PRESET={preset}"):
                 status = call([*dvc, "exp", "run", *TARGETS], hold)
     if status:
         again = "make reproduce" + (f" PRESET={preset}" if preset else "")
