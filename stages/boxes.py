@@ -1,0 +1,66 @@
+"""The boxes of lesions from their masks, so that the shortcut audit can look outside of the lesion.
+
+In:  a folder of masks, one picture an image, white (over half) where the lesion is, as large as the image.
+Out: OUT.csv: COLUMN (the mask's name without ending and SUFFIX, which is the image's), box_x0, box_y0 (first px), box_x1, box_y1 (one past
+     the last). Laid among the raw files it is named on the card: `layout.metadata: OUT.csv`, and `layout.extra` gets the four columns.
+
+    python -m stages.boxes MASK_DIR OUT.csv [--column image_id] [--suffix _segmentation]
+
+A mask that cannot be read or is empty has no row, and is said; its image then has no region outside of the lesion.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.dataset.raw import list_files
+from stages.imaging.decode import Refused, decode
+from stages.quality.probes import BOX
+from stages.runtime.errors import UserError, run
+from stages.runtime.files import write_text
+from stages.runtime.progress import progress_bar
+
+
+def box(data: bytes) -> tuple[int, int, int, int]:
+    """First and one past the last column and row (x0, y0, x1, y1), in px, of the white of a mask's bytes. Raises `Refused` when there is none."""
+    white = np.asarray(decode(data).picture.convert("L")) > 127
+    across, down = np.flatnonzero(white.any(0)), np.flatnonzero(white.any(1))
+    if not across.size:
+        raise Refused("no white pixel")
+    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+
+
+def main() -> None:
+    """Read every mask, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("masks", type=Path, metavar="MASK_DIR")
+    parser.add_argument("out", type=Path, metavar="OUT.csv")
+    parser.add_argument("--column", default="image_id", help="what layout.file of the card names (default: image_id)")
+    parser.add_argument("--suffix", default="", help="what the masks' names have after the images'")
+    args = parser.parse_args()
+    rows, refused = [], {}
+    files = list_files(args.masks)
+    with progress_bar("masks", "file", len(files)) as bar:
+        for file in files:
+            try:
+                rows.append((Path(file).stem.removesuffix(args.suffix), *box((args.masks / file).read_bytes())))
+            except Refused as reason:
+                refused[file] = str(reason)
+            bar.update()
+    for file, told in refused.items():
+        print(f"warning: {file} has no box: {told}")
+    if not rows:
+        raise UserError(f"{args.masks} holds no mask that can be read")
+    table = pd.DataFrame(rows, columns=[args.column, *BOX])
+    if twice := sorted(table.loc[table[args.column].duplicated(), args.column]):
+        raise UserError(f"{args.masks} holds several masks of {twice[0]!r}: keep one of each image")
+    write_text(args.out, table.to_csv(index=False, lineterminator="\n"))
+    print(f"{len(table)} boxes in {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)
