@@ -208,10 +208,12 @@ def create(root: Path) -> FastAPI:
     def predict(file: Annotated[UploadFile, File(description="one image: JPEG, PNG, TIFF, DICOM, ...")]) -> Prediction:
         predictor, model = service.model()
         try:
-            (seen,) = uploads.read(file.file.read(), predictor.size)
+            seen = uploads.read(file.file.read(), predictor.size)
         except Unusable as reason:
             return prediction(reason, model, service.place, predictor.info["phantom"])
-        return prediction(answers(predictor, np.stack([seen]))[0], model, service.place, predictor.info["phantom"])
+        said = prediction(answers(predictor, np.stack(seen.views))[0], model, service.place, predictor.info["phantom"])
+        said.warnings += [note] if (note := uploads.first_of(seen.frames)) else []
+        return said
 
     @api.post("/risk")
     def assess(question: Question) -> Steps:

@@ -6,10 +6,7 @@ import os
 from collections.abc import Sequence
 from threading import BoundedSemaphore
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stages.classifier.reading import read_guarded
+from stages.classifier.reading import Seen, read_guarded
 from stages.imaging.decode import Refused
 
 MAX_FILES = 8  # views of one case
@@ -29,7 +26,12 @@ def too_much(sizes: Sequence[int]) -> str:
     return ""
 
 
-def read(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+def first_of(frames: int) -> str:
+    """That a file of several `frames` was read in part; "" of one frame."""
+    return f"the first of {frames:,} frames is read, and no other" if frames > 1 else ""
+
+
+def read(data: bytes, *sizes: int) -> Seen:
     """`reading.read_guarded`, a few at a time; raises `Refused` for more than MAX_BYTES too."""
     if len(data) > MAX_BYTES:
         raise Refused(f"over {MAX_BYTES // 2**20} MB")

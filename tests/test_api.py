@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import shutil
 import socket
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 
 from app import access, api, uploads
 from stages.classifier.prediction import Result, answers, open_model, predict
@@ -74,6 +76,13 @@ def test_an_image_gets_the_predictor_s_own_numbers(client: httpx.Client, root: P
     assert said["p"] == pytest.approx(result.probabilities, abs=1e-5) and sorted(said["p"]) == sorted(CLASSES)
     assert said["conformal_set"] == result.conformal["0.90"]
     assert said["model_sha256"] == sha256(folder / "model.json")
+
+
+def test_of_a_file_with_several_frames_it_is_said_that_the_first_is_read(client: httpx.Client) -> None:
+    pages = [Image.open(io.BytesIO(phantom_png(label))) for label in CLASSES[:3]]
+    out = io.BytesIO()
+    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:])
+    assert "the first of 3 frames is read, and no other" in send(client, out.getvalue()).json()["warnings"]
 
 
 @pytest.mark.parametrize(("data", "reason"), [(b"no image", "not an image"), (phantom_png()[:200], "broken"), (b"", "empty")])

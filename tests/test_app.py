@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import tomllib
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from numpy.typing import NDArray
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from app import artifacts, document, measured, uploads, wording, wording_result, wording_risk
 from app.risk import findings, image_ratio
 from stages.classifier.prediction import Result, open_model, predict
-from stages.classifier.reading import read
+from stages.classifier.reading import Seen, read
 from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash
 from stages.imaging.phantoms import CLASSES
@@ -86,9 +87,9 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
 def test_a_click_reads_no_file_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_before: list[bytes] = []
 
-    def counted(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+    def counted(data: bytes, *sizes: int) -> Seen:
         read_before.append(data)
-        return [read(data, size) for size in sizes]
+        return Seen([read(data, size) for size in sizes], 1)
 
     monkeypatch.setattr(uploads, "read", counted)
     page = upload(open_page(root, monkeypatch), phantom_png())
@@ -132,6 +133,23 @@ def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyP
     assert [told["diseases"]["df"][step] for step in ("prior", "after_symptoms", "after_image")] == pytest.approx(expected)
     following = upload(page, phantom_png("vasc"), name="next patient.png")
     assert following.radio[0].value == "not asked"  # another image is another patient
+
+
+def test_of_a_file_with_several_frames_it_is_said_that_the_first_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[dict[str, Any]] = []
+
+    def as_json(told: dict[str, Any]) -> str:
+        reports.append(told)
+        return "{}"
+
+    monkeypatch.setattr(document, "as_json", as_json)
+    first, second = (Image.open(io.BytesIO(phantom_png(label))) for label in ("df", "vasc"))
+    out = io.BytesIO()
+    first.save(out, "TIFF", save_all=True, append_images=[second])
+    page = upload(open_page(root, monkeypatch), out.getvalue(), name="scan.tif")
+    told = "scan.tif: the first of 2 frames is read, and no other"
+    assert not page.exception and [text.value for text in page.warning if "frames" in text.value] == [f"{wording.plain('scan.tif')}{told[8:]}."]
+    assert told in reports[0]["warnings"]
 
 
 def test_a_foreign_image_is_refused_and_says_how_often_its_own_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,8 @@ def test_a_file_that_crashes_its_reader_costs_its_own_row(tmp_path: Path, monkey
 
 
 def test_one_file_is_opened_apart_and_reads_the_same() -> None:
-    seen, shown = read_guarded(phantom_png(), SIZE, 100)
+    (seen, shown), frames = read_guarded(phantom_png(), SIZE, 100)
+    assert frames == 1
     assert np.array_equal(seen, read(phantom_png(), SIZE)) and shown.shape == (100, 100, 3)
     with pytest.raises(Refused, match="not an image"):
         read_guarded(b"text", SIZE)

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from app import uploads
+from stages.classifier.reading import Seen
 from stages.imaging.decode import Refused
 from tests.repository import ROOT
 
@@ -46,7 +46,7 @@ def test_a_small_file_of_too_many_pixels_is_refused() -> None:
 def test_twenty_at_once_take_turns_and_each_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     mutex, inside, most = threading.Lock(), 0, 0
 
-    def reader(data: bytes, *_: int) -> list[NDArray[np.int64]]:
+    def reader(data: bytes, *_: int) -> Seen:
         nonlocal inside, most
         with mutex:
             inside += 1
@@ -56,13 +56,13 @@ def test_twenty_at_once_take_turns_and_each_gets_its_own(monkeypatch: pytest.Mon
             inside -= 1
         if data == b"7":
             raise Refused("broken")  # must give its turn back
-        return [np.array(int(data))]
+        return Seen([np.array(int(data), np.uint8)], 1)
 
     monkeypatch.setattr(uploads, "read_guarded", reader)
 
     def ask(k: int) -> int:
         try:
-            return int(uploads.read(str(k).encode(), 64)[0])
+            return int(uploads.read(str(k).encode(), 64).views[0])
         except Refused:
             return -1
 

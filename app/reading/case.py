@@ -27,12 +27,15 @@ class Picture(NamedTuple):
 
 
 class View(NamedTuple):
-    """An uploaded file: its name and hash, its picture (None where it cannot be read), and why it is left out ("" where it is not)."""
+    """An uploaded file: its name and hash, its picture (None where it cannot be read), why it is left out, and what must be known of how it was
+    read ("" each where there is nothing to say).
+    """
 
     name: str
     digest: str
     picture: Picture | None
     reason: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ def read_view(name: str, data: bytes, size: int) -> View:
     """An uploaded file, read in a process of its own; the model sees it at `size` px."""
     digest = hashlib.sha256(data).hexdigest()
     try:
-        return View(name, digest, Picture(*uploads.read(data, size, SHOWN)), "")
+        found = uploads.read(data, size, SHOWN)
+        return View(name, digest, Picture(*found.views), "", uploads.first_of(found.frames))
     except Refused as error:
         return View(name, digest, None, str(error))
 

@@ -67,8 +67,10 @@ def next_patient() -> None:
 
 
 def show_refusals(views: list[View]) -> None:
-    """May the model speak at all: a line per file that it cannot use."""
+    """May the model speak at all: a line per file that it cannot use, or used in part."""
     for view in views:
+        if view.note:
+            st.warning(f"{wording.plain(view.name)}: {view.note}.", icon=":material/burst_mode:")
         if view.reason:
             what = "cannot be read by this model" if view.picture is None else "is not read: the model may not speak on it"
             st.error(f"{wording.plain(view.name)} {what}: {wording.plain(view.reason)}", icon=":material/error:")

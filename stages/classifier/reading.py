@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,22 @@ MAX_ASPECT = 2.0  # of a longer picture the model, which sees the middle square,
 LIMITS = Limits(seconds=8, memory_mb=900)  # of one file; a model folder carries no params.yaml
 
 
+class Seen(NamedTuple):
+    """An image file as it was read: the middle square of its first frame at each size asked for, (size, size, 3) uint8, and how many frames it holds."""
+
+    views: list[NDArray[np.uint8]]
+    frames: int
+
+
 def read(data: bytes, size: int) -> NDArray[np.uint8]:
     """The bytes of an image file as the model sees it, (size, size, 3) uint8.
 
     Raises `Refused` when the bytes are no image that can be read, and its kind `Unusable` when they are one but show too little.
     """
-    return _views(data, size)[0]
+    return _see(data, size).views[0]
 
 
-def _views(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+def _see(data: bytes, *sizes: int) -> Seen:
     if is_marked(data):
         raise Unusable("marked as AI-generated: it shows no patient")
     decoded = decode(data)
@@ -39,13 +47,13 @@ def _views(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
     views = [np.array(square(decoded.picture, size)) for size in sizes]
     if (views[0] == views[0][:1, :1]).all():
         raise Unusable("blank: the middle square has one colour")
-    return views
+    return Seen(views, decoded.frames)
 
 
-def views_or_reason(sizes: tuple[int, ...], data: bytes) -> Iterator[list[NDArray[np.uint8]] | Refused]:
-    """The middle square at each of `sizes` px, or why it cannot be read; one item. Runs in a worker."""
+def seen_or_reason(sizes: tuple[int, ...], data: bytes) -> Iterator[Seen | Refused]:
+    """What is seen of an image file's bytes at `sizes` px, or why it cannot be read; one item. Runs in a worker."""
     try:
-        yield _views(data, *sizes)
+        yield _see(data, *sizes)
     except Refused as reason:
         yield reason
 
@@ -63,12 +71,13 @@ def pixels_or_reason(size: int, path: Path) -> Iterator[NDArray[np.uint8] | Refu
         yield Refused(f"cannot be opened: {error.strerror}")
 
 
-def read_guarded(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
-    """The middle square of an image file's bytes at each of `sizes` px (the model's own first), (size, size, 3) uint8, opened in a process
-    of its own. Raises as `read` does, and `Refused` when the file hangs, crashes or eats memory.
+def read_guarded(data: bytes, *sizes: int) -> Seen:
+    """What is seen of an image file's bytes at `sizes` px (the model's own first), opened in a process of its own.
+
+    Raises as `read` does, and `Refused` when the file hangs, crashes or eats memory.
     """
-    _, answer = next(guarded(partial(views_or_reason, sizes), [data], LIMITS))
-    if isinstance(answer, list):
+    _, answer = next(guarded(partial(seen_or_reason, sizes), [data], LIMITS))
+    if isinstance(answer, Seen):
         return answer
     raise answer if isinstance(answer, Refused) else Refused(getattr(answer, "reason", "gave no picture"))
 
