@@ -34,7 +34,7 @@ ASSESSMENT = ("The clinician's own assessment", "", "", "Name, date, signature")
 def record(
     card: Card, regime: str, files: list[dict[str, str]], result: Result, refer: list[str], hashes: dict[str, str], warnings: list[str]
 ) -> dict[str, Any]:
-    """What the page said of a case: `files` (name, sha256, reason why it was left out), what was found, what it stands on, `warnings` of the data."""
+    """What the page said of a case: `files` (name, sha256, reason why it was left out), what was found, what it stands on, `warnings` of the data and files."""
     return {
         "notice": f"{wording.NOTICE} {wording.PHANTOM}" if card.phantom else wording.NOTICE,
         "warnings": warnings,

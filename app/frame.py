@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # imports torch
     from stages.classifier.predictor import Predictor
 
 CHOICE = "choice"
+UPLOADED = "uploaded"  # the present patient's files, as they were read
 BLOCK = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)|(?P<table>(?:^\|.*\|[ ]*(?:\n|\Z)){3,})", re.MULTILINE)  # a picture, or a whole table
 CELLS = re.compile(r"(?<!\\)\|")
 WIDE = 3  # columns that 380 px hold
@@ -93,11 +94,10 @@ def shortcut_warning(choice: Choice) -> None:
         st.warning(f"**{wording.heading(warning)}.**", icon=":material/warning:")
 
 
-def withheld(choice: Choice) -> bool:
-    """Whether the licence keeps real images of the data set from being shown; it is said where they would stand."""
+def withheld(choice: Choice) -> None:
+    """That the licence keeps real images of the data set from being shown, where `show_images` of the card says so."""
     if not choice.card.show_images:
         small(f"Real images are not shown: the card says that their licence does not permit it ({choice.card.licence}).")
-    return not choice.card.show_images
 
 
 def document(text: str, folder: Path, titles: Mapping[str, str]) -> None:

@@ -11,13 +11,15 @@ import streamlit as st
 
 from app import frame, gate
 
+READ = "Read an image"
+
 st.set_page_config(page_title="rarelens", page_icon=":material/search:", layout="wide")
 settings = gate.enter()
 choice = frame.choose()
 gate.notice(settings)
 page = st.navigation(
     [
-        st.Page("views/predict.py", title="Read an image", default=True),
+        st.Page("views/predict.py", title=READ, default=True),
         st.Page("views/compare.py", title="Compare regimes"),
         st.Page("views/gallery.py", title="Synthetic images"),
         st.Page("views/generate.py", title="Draw images"),
@@ -28,4 +30,6 @@ page = st.navigation(
     position="top",
 )
 frame.notice(choice)
+if page.title != READ:
+    st.session_state.pop(frame.UPLOADED, None)  # pictures of a patient do not wait for the next one
 page.run()

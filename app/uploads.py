@@ -28,7 +28,7 @@ def too_much(sizes: Sequence[int]) -> str:
 
 def first_of(frames: int) -> str:
     """That a file of several `frames` was read in part; "" of one frame."""
-    return f"the first of {frames:,} frames is read, and no other" if frames > 1 else ""
+    return f"only the first of {frames:,} frames is read" if frames > 1 else ""
 
 
 def read(data: bytes, *sizes: int) -> Seen:

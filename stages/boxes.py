@@ -2,9 +2,10 @@
 
 In:  a folder of masks, one picture an image, white (over half) where the lesion is, as large as the image.
 Out: OUT.csv: COLUMN (the mask's name without ending and SUFFIX, which is the image's), box_x0, box_y0 (first px), box_x1, box_y1 (one past
-     the last). Laid among the raw files it is named on the card: `layout.metadata: OUT.csv`, and `layout.extra` gets the four columns.
+     the last). Laid among the raw files it is named on the card: `layout.metadata: OUT.csv`, and `layout.extra` gets the four columns. A card
+     that has such a second table already gets the columns in that one.
 
-    python -m stages.boxes MASK_DIR OUT.csv [--column image_id] [--suffix _segmentation]
+    python -m stages.boxes MASK_DIR OUT.csv [--column image_id] [--suffix _segmentation] [--ending .jpg]
 
 A mask that cannot be read or is empty has no row, and is said; its image then has no region outside of the lesion.
 """
@@ -41,15 +42,20 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT.csv")
     parser.add_argument("--column", default="image_id", help="what layout.file of the card names (default: image_id)")
     parser.add_argument("--suffix", default="", help="what the masks' names have after the images'")
+    parser.add_argument("--ending", default="", help="what the card's column has after the images' names")
     args = parser.parse_args()
     rows, refused = [], {}
     files = list_files(args.masks)
     with progress_bar("masks", "file", len(files)) as bar:
         for file in files:
             try:
-                rows.append((Path(file).stem.removesuffix(args.suffix), *box((args.masks / file).read_bytes())))
+                if not (args.masks / file).is_file():  # a pipe would never end
+                    raise Refused("no regular file")
+                rows.append((Path(file).stem.removesuffix(args.suffix) + args.ending, *box((args.masks / file).read_bytes())))
             except Refused as reason:
                 refused[file] = str(reason)
+            except OSError as error:
+                refused[file] = f"cannot be opened: {error.strerror}"
             bar.update()
     for file, told in refused.items():
         print(f"warning: {file} has no box: {told}")

@@ -31,7 +31,7 @@ from stages.metrics.intervals import bootstrap, with_interval
 from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_bytes, write_json, write_text
-from stages.runtime.launch import LOCK, alone, call, preset_in_place, read_preset, require_images, restore
+from stages.runtime.launch import LOCK, alone, call, keep_replaced, preset_in_place, read_preset, require_images, restore
 from stages.runtime.params import REGIMES, Params
 
 CACHE = Path(".cache/folds")
@@ -71,6 +71,8 @@ def run_folds(preset: str) -> tuple[Params, list[Path]]:
         raise UserError(f"presets/{preset}.yaml: split.test is {params.split.test}: for K folds set it to 1 / K")
     with alone() as hold:
         restore()
+        own_lock, command = Path("reports", params.dataset, LOCK), f"make folds PRESET={preset}"
+        keep_replaced(own_lock, command)
         for k, place in enumerate(kept):
             own = values | {"split": values["split"] | {"fold": k}}
             key = key_of(own, Path(f"data/{params.dataset}.yaml"))
@@ -78,7 +80,7 @@ def run_folds(preset: str) -> tuple[Params, list[Path]]:
                 print(f"fold {k + 1} of {len(kept)}: done before", flush=True)
                 continue
             print(f"fold {k + 1} of {len(kept)}", flush=True)
-            with preset_in_place(own, Path("reports", params.dataset, LOCK), f"make folds PRESET={preset}"):
+            with preset_in_place(own, own_lock, command):
                 if call([sys.executable, "-m", "dvc", "repro", "evaluate"], hold):
                     print(f"error: fold {k + 1} stopped; `make folds PRESET={preset}` goes on from its last finished stage.", file=sys.stderr)
                     raise SystemExit(1)

@@ -147,9 +147,9 @@ def test_of_a_file_with_several_frames_it_is_said_that_the_first_is_read(root: P
     out = io.BytesIO()
     first.save(out, "TIFF", save_all=True, append_images=[second])
     page = upload(open_page(root, monkeypatch), out.getvalue(), name="scan.tif")
-    told = "scan.tif: the first of 2 frames is read, and no other"
-    assert not page.exception and [text.value for text in page.warning if "frames" in text.value] == [f"{wording.plain('scan.tif')}{told[8:]}."]
-    assert told in reports[0]["warnings"]
+    told = "only the first of 2 frames is read"
+    assert not page.exception and [text.value for text in page.warning if "frames" in text.value] == [f"{wording.plain('scan.tif')}: {told}."]
+    assert f"of scan.tif, {told}" in reports[0]["warnings"]
 
 
 def test_a_foreign_image_is_refused_and_says_how_often_its_own_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,17 @@ def test_masks_become_boxes_and_broken_ones_are_said(tmp_path: Path, capsys: pyt
     mask(tmp_path / "masks/a_segmentation.png", 5, 0, 35, 29)
     mask(tmp_path / "masks/empty_segmentation.png", 0, 0, 0, 0)
     (tmp_path / "masks/broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "masks/dangling.png").symlink_to(tmp_path / "nowhere")
     call(boxes.main, ["boxes", str(tmp_path / "masks"), str(tmp_path / "boxes.csv"), "--suffix", "_segmentation"])
     found = pd.read_csv(tmp_path / "boxes.csv")
     assert found.to_numpy().tolist() == [["a", 5, 0, 35, 29], ["b", 12, 5, 30, 20]] and found.columns.tolist() == ["image_id", *BOX]
     said = capsys.readouterr().out
-    assert "broken.png has no box" in said and "empty_segmentation.png has no box: blank" in said and "2 boxes" in said
+    assert (
+        "broken.png has no box" in said
+        and "dangling.png has no box: no regular file" in said
+        and "empty_segmentation.png has no box: blank" in said
+        and "2 boxes" in said
+    )
     outside = outside_box(found.assign(width=40, height=30), 30)
     assert not outside[1, 12, 15] and outside[1, 25, 15] and outside[1, 12, 28]
 

@@ -57,15 +57,15 @@ def test_what_another_preset_of_the_data_set_reported_is_kept_and_said(repositor
     other = repository / "presets/other.yaml"
     other.write_text((repository / "presets/smoke.yaml").read_text())
     command(repository, *LAUNCH, "smoke")
-    (repository / "reports/smoke/verdict.md").write_text("of smoke")
+    (repository / "reports/smoke/verdict.json").write_text("of smoke")
     try:
         said = command(repository, *LAUNCH, "other").stdout
     finally:
         other.unlink()
-    kept = repository / ".cache/replaced/smoke by smoke"
-    assert "reports/smoke is of `make reproduce PRESET=smoke` and will be replaced; a copy is kept in .cache/replaced/smoke by smoke" in said
-    assert (kept / "verdict.md").read_text() == "of smoke" and maker(kept / "dvc.lock") == "make reproduce PRESET=smoke"
-    assert maker(repository / "reports/smoke/dvc.lock") == "make reproduce PRESET=other"
+    kept = repository / ".cache/replaced/smoke/make-reproduce-PRESET-smoke"
+    assert f"reports/smoke is of `make reproduce PRESET=smoke` and will be replaced; a copy is kept in {kept.relative_to(repository)}" in said
+    assert (kept / "verdict.json").read_text() == "of smoke" and maker(kept / "dvc.lock") == "make reproduce PRESET=smoke"
+    assert maker(repository / "reports/smoke/dvc.lock") == "make reproduce PRESET=smoke", "the other found all of it made"
     assert maker(repository / "dvc.lock") is None and maker(repository / "nowhere") is None
 
 

@@ -29,7 +29,9 @@ def show(case: Case) -> None:
     left.image(overlaid, caption=f"What speaks for {titles[asked]}: orange.", alt=f"Map, {titles[asked]}", width="stretch")
     if not choice.place.refined.exists() or not choice.place.split.exists():
         frame.small(f"The training images are not here: fetch them with `dvc pull` or build them with `{choice.place.command}`.")
-    elif not frame.withheld(choice) and st.toggle("Show the most similar training images"):
+    elif not choice.card.show_images:
+        frame.withheld(choice)
+    elif st.toggle("Show the most similar training images"):
         for column, one in zip(st.columns(ALIKE), explainer.alike(picture.seen, ALIKE), strict=False):
             told = f"{wording.heading(titles[one.label])} (similarity {one.similarity:.2f})"
             column.image(one.picture, caption=told, alt=titles[one.label], width="stretch")

@@ -22,8 +22,11 @@ def show(choice: frame.Choice) -> None:
     missing = [path.relative_to(place.root).as_posix() for path in (verdict, metrics, figures) if not path.exists()]
     if missing:
         st.error(f"Not there yet: {', '.join(missing)}. Build it with `{place.command}`.", icon=":material/error:")
+    pooled = verdict.with_suffix(".json").exists() and "folds" in read_json(verdict.with_suffix(".json"))
     stale = artifacts.changed(place, verdict, metrics, figures, place.reports / "detail")
-    if stale:
+    if pooled:
+        st.info("Pooled over several models, one for each part of the test set. The models here are the last part's.", icon=":material/layers:")
+    elif stale:
         st.warning(
             f"Not as {place.lock.relative_to(place.root)} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:"
         )
@@ -46,9 +49,10 @@ def show(choice: frame.Choice) -> None:
     show_confusion(choice, place.reports / "detail" / f"{choice.regime}.json", titles)
     show_subgroups(choice)
     st.header("Real images beside synthetic ones")
-    if not frame.withheld(choice) and contact.exists():
+    frame.withheld(choice)
+    if choice.card.show_images and contact.exists():
         show_picture(contact, "Real training images, and synthetic ones (AI-generated)")
-    elif not contact.exists():
+    elif choice.card.show_images:
         st.info(
             f"{contact.relative_to(place.root)} is not there: fetch it with `dvc pull` or build it with `{place.command}`.", icon=":material/info:"
         )

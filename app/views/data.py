@@ -21,7 +21,8 @@ def show(choice: frame.Choice) -> None:
         st.warning(
             f"Not as {place.lock.relative_to(place.root)} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:"
         )
-    if frame.withheld(choice):
+    frame.withheld(choice)
+    if not choice.card.show_images:
         text = frame.without_pictures(text)
     frame.document(text, report.parent, {key: entry.title for key, entry in choice.card.classes.items()})
 

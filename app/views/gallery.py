@@ -23,6 +23,7 @@ def show(choice: frame.Choice) -> None:
     st.title("Synthetic images")
     frame.phantom_warning(choice)
     st.markdown(f"{wording_synthetic.NO_PATIENT} None is in a test set.")
+    frame.withheld(choice)
     here = [disease for disease in diseases if (place.synthetic / disease).exists()]
     if not here:
         st.info(f"No synthetic images here: fetch them with `dvc pull` or build them with `{place.command}`.", icon=":material/info:")
@@ -52,7 +53,7 @@ def show_disease(choice: frame.Choice, disease: str) -> None:
     accepted, rejected = drawn[drawn["accepted"]], drawn[~drawn["accepted"]]
     st.header(wording.heading(title))
     st.markdown(f"{len(drawn):,} drawn, {len(accepted):,} accepted, {len(rejected):,} rejected.")
-    real_here = place.refined.exists() and place.split.exists() and not frame.withheld(choice)
+    real_here = place.refined.exists() and place.split.exists() and choice.card.show_images
     if real_here:
         show_real(nearest.training(place, disease), title)
     if not accepted.empty:
@@ -114,7 +115,7 @@ def show_audit(choice: frame.Choice) -> None:
     said = set()
     for path in figures:
         what, _, disease = path.stem.partition("_")
-        if what in REAL_BESIDE and frame.withheld(choice):
+        if what in REAL_BESIDE and not choice.card.show_images:
             continue
         title, told = wording_synthetic.AUDIT.get(what, (wording.heading(path.stem.replace("_", " ")), ""))
         st.subheader(f"{title} {wording.heading(choice.card.classes[disease].title)}." if disease in choice.card.classes else title)

@@ -11,7 +11,7 @@ from app import artifacts, frame, measured, uploads, wording, wording_compare, w
 from app.reading import opinion, report, result, risks, why
 from app.reading.case import Case, View, ask, hashes, read_view
 
-PATIENT, READ = "patient", "read"  # of a session: how many patients so far, and the files of the present one as they were read
+PATIENT = "patient"  # counts them in a session
 
 
 def show(choice: frame.Choice) -> None:
@@ -32,8 +32,8 @@ def show(choice: frame.Choice) -> None:
         st.button("Next patient: take these images away", on_click=next_patient, icon=":material/person_add:")
     predictor = frame.load(choice, content)
     info, views = predictor.info, list[View]()
-    if not uploaded:
-        st.session_state.pop(READ, None)
+    if not uploaded or uploads.too_much([file.size for file in uploaded]):
+        st.session_state.pop(frame.UPLOADED, None)
         st.info("Upload an image to see what the model says of it. Several files are taken as views of one lesion.", icon=":material/upload:")
     elif told := uploads.too_much([file.size for file in uploaded]):
         st.error(told, icon=":material/error:")
@@ -55,10 +55,12 @@ def show(choice: frame.Choice) -> None:
 
 def read_once(files: list[tuple[str, bytes]], size: int) -> list[View]:
     """`read_view` of (name, bytes) each, but for what this session read before and still shows: every click runs the page anew."""
-    before: dict[tuple[str, str, int], View] = st.session_state.get(READ, {})
+    before: dict[tuple[str, str, int], View] = st.session_state.get(frame.UPLOADED, {})
     keys = [(name, hashlib.sha256(data).hexdigest(), size) for name, data in files]
-    st.session_state[READ] = {key: before.get(key) or read_view(*one, size) for key, one in zip(keys, files, strict=True)}
-    return [st.session_state[READ][key] for key in keys]
+    views = [before.get(key) or read_view(*one, size) for key, one in zip(keys, files, strict=True)]
+    # What could not be read is tried again: it may have been the machine's fault.
+    st.session_state[frame.UPLOADED] = {key: view for key, view in zip(keys, views, strict=True) if view.picture is not None}
+    return views
 
 
 def next_patient() -> None:

@@ -72,4 +72,4 @@ def load_judge(folder: str | Path, split: pd.DataFrame | None = None) -> Judge:
     models = read_weights(folder, info["weights"], info["backbone"], len(info["classes"]))
     folds, known = sorted(models, key=int), read_known(folder, info)
     limits = ood.unnamed(info["ood"]["limits"], info["classes"])
-    return Judge(info["classes"], info["accept"], [models[k] for k in folds], [known[int(k)] for k in folds], limits, info["colourless"])
+    return Judge(info["classes"], info["accept"], [models[k] for k in folds], [known[int(k)] for k in folds], limits, info.get("colourless", False))

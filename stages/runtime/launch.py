@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,19 +85,24 @@ def maker(own_lock: Path) -> str | None:
 
 
 def keep_replaced(own_lock: Path, command: str) -> None:
-    """Copy the reports beside `own_lock` to .cache/replaced, where another command than `command` made them."""
-    before = maker(own_lock)
-    if before and before != command:
-        kept = REPLACED / f"{own_lock.parent.name} by {before.rpartition('=')[2]}"
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(own_lock.parent, kept)
-        print(f"{own_lock.parent} is of `{before}` and will be replaced; a copy is kept in {kept}", flush=True)
+    """Copy the reports beside `own_lock` to .cache/replaced, where another command than `command`, or nobody knows which, made them."""
+    reports, before = own_lock.parent, maker(own_lock)
+    if before == command or not (reports / "verdict.json").exists():
+        return
+    kept = REPLACED / reports.name / re.sub(r"[^\w.-]+", "-", before or "unknown")
+    partial = kept.with_name(kept.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(reports, partial)
+    shutil.rmtree(kept, ignore_errors=True)
+    partial.rename(kept)
+    print(f"{reports} is of {f'`{before}`' if before else 'an earlier run'} and will be replaced; a copy is kept in {kept}", flush=True)
 
 
 @contextmanager
 def preset_in_place(values: dict[str, Any], own_lock: Path, command: str) -> Iterator[None]:
     """Put a preset's params.yaml and lock in place; afterwards keep its lock as `own_lock`, made by `command`, and bring the default's files back."""
     keep_replaced(own_lock, command)
+    before, placed = maker(own_lock), None
     partial = ASIDE.with_name(ASIDE.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -109,11 +115,14 @@ def preset_in_place(values: dict[str, Any], own_lock: Path, command: str) -> Ite
         write_text(PARAMS, yaml.safe_dump(values, sort_keys=False))
         LOCK.unlink(missing_ok=True)
         if own_lock.exists():
-            write_text(LOCK, own_lock.read_text().removeprefix(f"{MADE_BY}{maker(own_lock)}\n"))
+            placed = own_lock.read_text().removeprefix(f"{MADE_BY}{before}\n")
+            write_text(LOCK, placed)
+            write_text(own_lock, f"{MADE_BY}{command}\n{placed}")  # now, so that after a kill what was kept is not taken for replaced again
         yield
     finally:
         if LOCK.exists():
-            write_text(own_lock, f"{MADE_BY}{command}\n{LOCK.read_text()}")
+            text = LOCK.read_text()
+            write_text(own_lock, f"{MADE_BY}{before if before and text == placed else command}\n{text}")  # who made nothing is not the maker
         restore()
 
 
