@@ -71,6 +71,11 @@ def chosen() -> Choice:
     return choice
 
 
+def forget() -> None:
+    """Drop what this session has read of the present patient's files."""
+    st.session_state.pop(UPLOADED, {}).clear()
+
+
 def notice(choice: Choice) -> None:
     """The line that stays in sight, whatever is scrolled."""
     text = f"{wording.NOTICE} {wording.PHANTOM}" if choice.card.phantom else wording.NOTICE

@@ -31,5 +31,5 @@ page = st.navigation(
 )
 frame.notice(choice)
 if page.title != READ:
-    st.session_state.pop(frame.UPLOADED, None)  # pictures of a patient do not wait for the next one
+    frame.forget()  # pictures of a patient do not wait for the next one
 page.run()

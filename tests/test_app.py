@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import tomllib
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app import artifacts, document, measured, uploads, wording, wording_result, wording_risk
+from app import artifacts, document, measured, wording, wording_result, wording_risk
 from app.risk import findings, image_ratio
 from stages.classifier.prediction import Result, open_model, predict
-from stages.classifier.reading import Seen, read
+from stages.classifier.reading import read
 from stages.dataset.card import read_card
 from stages.dataset.groups import group_hash
 from stages.imaging.phantoms import CLASSES
@@ -84,21 +82,6 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
     assert wording_risk.INDEPENDENCE in said
 
 
-def test_a_click_reads_no_file_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_before: list[bytes] = []
-
-    def counted(data: bytes, *sizes: int) -> Seen:
-        read_before.append(data)
-        return Seen([read(data, size) for size in sizes], 1)
-
-    monkeypatch.setattr(uploads, "read", counted)
-    page = upload(open_page(root, monkeypatch), phantom_png())
-    page.slider[0].set_value(30)
-    assert not page.run().exception and len(read_before) == 1
-    upload(page, phantom_png(), phantom_png("vasc"))
-    assert len(read_before) == 2, "the new one alone"
-
-
 def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[dict[str, Any]] = []
 
@@ -135,42 +118,12 @@ def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyP
     assert following.radio[0].value == "not asked"  # another image is another patient
 
 
-def test_of_a_file_with_several_frames_it_is_said_that_the_first_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[dict[str, Any]] = []
-
-    def as_json(told: dict[str, Any]) -> str:
-        reports.append(told)
-        return "{}"
-
-    monkeypatch.setattr(document, "as_json", as_json)
-    first, second = (Image.open(io.BytesIO(phantom_png(label))) for label in ("df", "vasc"))
-    out = io.BytesIO()
-    first.save(out, "TIFF", save_all=True, append_images=[second])
-    page = upload(open_page(root, monkeypatch), out.getvalue(), name="scan.tif")
-    told = "only the first of 2 frames is read"
-    assert not page.exception and [text.value for text in page.warning if "frames" in text.value] == [f"{wording.plain('scan.tif')}: {told}."]
-    assert f"of scan.tif, {told}" in reports[0]["warnings"]
-
-
 def test_a_foreign_image_is_refused_and_says_how_often_its_own_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = upload(open_page(root, monkeypatch), noise())
     assert not page.exception and len(page.error) == 1 and "may not speak" in page.error[0].value
     assert [table.value.columns.tolist()[0] for table in page.table] == ["Diagnosis"] and len(page.table[0].value) == len(CLASSES)
     assert page.table[0].value["Refused on test images"].str.contains("n = 60").all()
     assert not page.number_input and "Present" not in [text.value for text in page.subheader]
-
-
-def test_several_files_are_one_case(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = upload(open_page(root, monkeypatch), phantom_png("df"), phantom_png("vasc"), noise())
-    assert not page.exception and len(page.error) == 1  # the noise is left out, and said so
-    predictor = open_model(root / "models/phantom/combined")
-    p = [predict(predictor, read(phantom_png(label), SIZE)[None])[0].probabilities["df"] for label in ("df", "vasc")]
-    shown = page.table[0].value.set_index("Diagnosis").iloc[:, 0]
-    assert shown["Dermatofibroma"] == wording.of_1000(float(np.mean(p))) and "One case of 2 views" in words(page)
-    view = next(box for box in page.selectbox if box.label == "Of the view")
-    assert len(view.options) == 2 and not view.set_value(1).run().exception
-    refused = upload(page, *[phantom_png()] * 9)
-    assert "at most 8" in refused.error[0].value and not refused.table
 
 
 def test_an_answer_says_how_often_it_is_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,11 +404,3 @@ def test_while_a_preset_runs_the_page_keeps_to_the_default(broken: Path) -> None
     (broken / "dvc.lock").unlink()
     place = artifacts.places(broken)[0]
     assert place.name == "phantom" and place.lock == aside / "dvc.lock" and artifacts.check(place, "combined")
-
-
-def test_the_next_patient_begins_with_no_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = upload(open_page(root, monkeypatch), phantom_png())
-    assert any("What the model says" in header.value for header in page.header)
-    (button,) = (one for one in page.button if one.label.startswith("Next patient"))
-    button.click().run()
-    assert not page.exception and not page.file_uploader[0].value and not any("What the model says" in header.value for header in page.header)

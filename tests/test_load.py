@@ -16,7 +16,7 @@ from app import artifacts, uploads
 from app.explain import Explainer
 from stages.classifier.prediction import interpret, open_model
 from stages.classifier.predictor import Predictor
-from stages.classifier.reading import read
+from stages.classifier.reading import Seen, read
 from tests.test_app import open_page, upload
 from tests.tiny_root import SIZE, build, phantom_png
 
@@ -67,10 +67,10 @@ def test_memory_stays_flat_over_500_predictions(predictor: Predictor, root: Path
 def test_a_session_forgets_the_pictures_of_the_case_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures: list[weakref.ref[NDArray[np.uint8]]] = []
 
-    def read_here(data: bytes, *sizes: int) -> list[NDArray[np.uint8]]:
+    def read_here(data: bytes, *sizes: int) -> Seen:
         views = [read(data, size) for size in sizes]  # not in a process of its own: for time
         pictures.extend(weakref.ref(view) for view in views)
-        return views
+        return Seen(views, 1)
 
     monkeypatch.setattr(uploads, "read", read_here)
     page, alive, kept = open_page(root, monkeypatch), [], []

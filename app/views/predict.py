@@ -32,10 +32,12 @@ def show(choice: frame.Choice) -> None:
         st.button("Next patient: take these images away", on_click=next_patient, icon=":material/person_add:")
     predictor = frame.load(choice, content)
     info, views = predictor.info, list[View]()
-    if not uploaded or uploads.too_much([file.size for file in uploaded]):
-        st.session_state.pop(frame.UPLOADED, None)
+    told = uploads.too_much([file.size for file in uploaded])
+    if told or not uploaded:
+        frame.forget()
+    if not uploaded:
         st.info("Upload an image to see what the model says of it. Several files are taken as views of one lesion.", icon=":material/upload:")
-    elif told := uploads.too_much([file.size for file in uploaded]):
+    elif told:
         st.error(told, icon=":material/error:")
     else:
         views, said = ask(predictor, read_once([(file.name, file.getvalue()) for file in uploaded], predictor.size))
@@ -55,11 +57,12 @@ def show(choice: frame.Choice) -> None:
 
 def read_once(files: list[tuple[str, bytes]], size: int) -> list[View]:
     """`read_view` of (name, bytes) each, but for what this session read before and still shows: every click runs the page anew."""
-    before: dict[tuple[str, str, int], View] = st.session_state.get(frame.UPLOADED, {})
+    known: dict[tuple[str, str, int], View] = st.session_state.setdefault(frame.UPLOADED, {})
     keys = [(name, hashlib.sha256(data).hexdigest(), size) for name, data in files]
-    views = [before.get(key) or read_view(*one, size) for key, one in zip(keys, files, strict=True)]
+    views = [known.get(key) or read_view(*one, size) for key, one in zip(keys, files, strict=True)]
+    known.clear()  # in place: Streamlit may hold on to what a session's state was
     # What could not be read is tried again: it may have been the machine's fault.
-    st.session_state[frame.UPLOADED] = {key: view for key, view in zip(keys, views, strict=True) if view.picture is not None}
+    known.update({key: view for key, view in zip(keys, views, strict=True) if view.picture is not None})
     return views
 
 
