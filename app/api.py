@@ -212,7 +212,8 @@ def create(root: Path) -> FastAPI:
         except Unusable as reason:
             return prediction(reason, model, service.place, predictor.info["phantom"])
         said = prediction(answers(predictor, np.stack(seen.views))[0], model, service.place, predictor.info["phantom"])
-        said.warnings += [note] if (note := uploads.first_of(seen.frames)) else []
+        if note := uploads.first_of(seen.frames):
+            said.warnings.append(note)
         return said
 
     @api.post("/risk")

@@ -11,7 +11,14 @@ from stages.dataset.card import Card
 
 Met = Literal["met", "in part", "not met"]
 #: The settings of model.json that the card tells, in words.
-TRAINING = {"steps": "steps", "batch": "images a step", "lr": "learning rate", "weight_decay": "weight decay", "loss": "loss"}
+TRAINING = {
+    "steps": "steps",
+    "batch": "images a step",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "loss": "loss",
+    "frozen_stages": "frozen stages",
+}
 
 
 class Item(NamedTuple):

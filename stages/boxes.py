@@ -7,32 +7,27 @@ Out: OUT.csv: COLUMN (the mask's name without ending and SUFFIX, which is the im
 
     python -m stages.boxes MASK_DIR OUT.csv [--column image_id] [--suffix _segmentation] [--ending .jpg]
 
-A mask that cannot be read or is empty has no row, and is said; its image then has no region outside of the lesion.
+Each mask is opened in a process with limits on time and memory. One that cannot be read or is empty has no row, and is said; its image
+then has no region outside of the lesion.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from stages.classifier.reading import LIMITS
 from stages.dataset.raw import list_files
-from stages.imaging.decode import Refused, decode
+from stages.imaging.masks import box_or_reason
 from stages.quality.probes import BOX
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import write_text
+from stages.runtime.guarded import DONE, Failed, guarded
 from stages.runtime.progress import progress_bar
-
-
-def box(data: bytes) -> tuple[int, int, int, int]:
-    """First and one past the last column and row (x0, y0, x1, y1), in px, of the white of a mask's bytes. Raises `Refused` when there is none."""
-    white = np.asarray(decode(data).picture.convert("L")) > 127
-    across, down = np.flatnonzero(white.any(0)), np.flatnonzero(white.any(1))
-    if not across.size:
-        raise Refused("no white pixel")
-    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
 
 
 def main() -> None:
@@ -47,21 +42,18 @@ def main() -> None:
     rows, refused = [], {}
     files = list_files(args.masks)
     with progress_bar("masks", "file", len(files)) as bar:
-        for file in files:
-            try:
-                if not (args.masks / file).is_file():  # a pipe would never end
-                    raise Refused("no regular file")
-                rows.append((Path(file).stem.removesuffix(args.suffix) + args.ending, *box((args.masks / file).read_bytes())))
-            except Refused as reason:
-                refused[file] = str(reason)
-            except OSError as error:
-                refused[file] = f"cannot be opened: {error.strerror}"
-            bar.update()
-    for file, told in refused.items():
-        print(f"warning: {file} has no box: {told}")
+        for file, answer in guarded(partial(box_or_reason, args.masks), files, LIMITS, len(os.sched_getaffinity(0))):
+            if isinstance(answer, tuple) and not isinstance(answer, Failed):
+                rows.append((Path(file).stem.removesuffix(args.suffix) + args.ending, *answer))
+            elif answer is not DONE:
+                refused[file] = answer.reason if isinstance(answer, Failed) else str(answer)
+            if answer is DONE or isinstance(answer, Failed):
+                bar.update()
+    for file in sorted(refused):
+        print(f"warning: {file} has no box: {refused[file]}")
     if not rows:
         raise UserError(f"{args.masks} holds no mask that can be read")
-    table = pd.DataFrame(rows, columns=[args.column, *BOX])
+    table = pd.DataFrame(sorted(rows), columns=[args.column, *BOX])
     if twice := sorted(table.loc[table[args.column].duplicated(), args.column]):
         raise UserError(f"{args.masks} holds several masks of {twice[0]!r}: keep one of each image")
     write_text(args.out, table.to_csv(index=False, lineterminator="\n"))

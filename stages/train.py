@@ -79,7 +79,7 @@ def describe(params: Params, card: Card, regime: str, start: Path | None) -> dic
         "seeds": t.seeds,
         "aa_seeds": params.train_real.aa_seeds if regime == "real" else [],
         "training": {
-            **t.model_dump(include={"steps", "batch", "lr", "weight_decay", "loss", "focal_gamma", "checkpoints", "augment"}),
+            **t.model_dump(include={"steps", "batch", "lr", "weight_decay", "loss", "focal_gamma", "frozen_stages", "checkpoints", "augment"}),
             **params.regime(regime).model_dump(exclude={"enabled", "aa_seeds"}),
             **({"select": params.mix.select} if regime in mix.SYNTHETIC else {}),
             "start_sha256": sha256(start / backbone.WEIGHTS) if start else ("timm pretrained" if t.pretrained else "random"),

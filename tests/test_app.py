@@ -58,6 +58,18 @@ def upload(page: AppTest, *data: bytes, name: str = "lesion.png") -> AppTest:
     return page.run()
 
 
+def caught(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Where the reports go that the page would offer as JSON."""
+    reports: list[dict[str, Any]] = []
+
+    def as_json(told: dict[str, Any]) -> str:
+        reports.append(told)
+        return "{}"
+
+    monkeypatch.setattr(document, "as_json", as_json)
+    return reports
+
+
 def noise(size: int = SIZE) -> bytes:
     return encode_png(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
@@ -83,13 +95,7 @@ def test_an_image_gets_the_model_s_own_numbers(root: Path, monkeypatch: pytest.M
 
 
 def test_answers_and_prior_move_the_risk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[dict[str, Any]] = []
-
-    def as_json(told: dict[str, Any]) -> str:
-        reports.append(told)
-        return "{}"
-
-    monkeypatch.setattr(document, "as_json", as_json)
+    reports = caught(monkeypatch)
     page = upload(open_page(root, monkeypatch), phantom_png())
     card = read_card(root / "data/phantom.yaml")
     assert page.number_input[0].value == pytest.approx(1.15)

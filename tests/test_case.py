@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app import document, frame, uploads, wording
+from app import frame, uploads, wording
 from stages.classifier.prediction import open_model, predict
 from stages.classifier.reading import Seen, read
-from tests.test_app import noise, open_page, upload, words
+from tests.test_app import caught, noise, open_page, upload, words
 from tests.tiny_root import SIZE, build, phantom_png
 
 
@@ -51,13 +50,7 @@ def test_several_files_are_one_case(root: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_of_a_file_with_several_frames_it_is_said_that_the_first_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[dict[str, Any]] = []
-
-    def as_json(told: dict[str, Any]) -> str:
-        reports.append(told)
-        return "{}"
-
-    monkeypatch.setattr(document, "as_json", as_json)
+    reports = caught(monkeypatch)
     first, second = (Image.open(io.BytesIO(phantom_png(label))) for label in ("df", "vasc"))
     out = io.BytesIO()
     first.save(out, "TIFF", save_all=True, append_images=[second])

@@ -227,7 +227,13 @@ def test_a_control_or_the_oracle_is_no_candidate(place: Workplace, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("training", "message"), [({"steps": 20}, "unequal steps"), ({"lr": 0.01}, "unequal lr"), ({"start_sha256": "other"}, "unequal start_sha256")]
+    ("training", "message"),
+    [
+        ({"steps": 20}, "unequal steps"),
+        ({"lr": 0.01}, "unequal lr"),
+        ({"frozen_stages": 3}, "unequal frozen_stages"),
+        ({"start_sha256": "other"}, "unequal start_sha256"),
+    ],
 )
 def test_unequal_training_stops(place: Workplace, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any], message: str) -> None:
     info = read_json(place.models / "combined" / "model.json")

@@ -25,7 +25,10 @@ def show(choice: frame.Choice) -> None:
     pooled = verdict.with_suffix(".json").exists() and "folds" in read_json(verdict.with_suffix(".json"))
     stale = artifacts.changed(place, verdict, metrics, figures, place.reports / "detail")
     if pooled:
-        st.info("Pooled over several models, one for each part of the test set. The models here are the last part's.", icon=":material/layers:")
+        st.info(
+            "Pooled over several models, one for each part of the test set; the models here are the last part's, and no lock records these tables.",
+            icon=":material/layers:",
+        )
     elif stale:
         st.warning(
             f"Not as {place.lock.relative_to(place.root)} records it: {', '.join(stale)}. Rebuild with `{place.command}`.", icon=":material/warning:"

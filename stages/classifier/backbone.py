@@ -55,7 +55,8 @@ def freeze(model: torch.nn.Module, stages: int) -> torch.nn.Module:
     """`model` with the parameters of its first `stages` stages out of training: the stem is the first, then timm's own (`group_matcher`).
 
     Few images teach early layers nothing that the starting weights lack (Yosinski et al. 2014), and without their gradient a step takes half
-    the time. Raises `UserError` when nothing but the head would be left.
+    the time. Raises `UserError` when nothing but the head would be left. timm.utils.freeze is no help: it puts other normalisation layers in
+    place, and weights saved from these fit no model of that name.
     """
     if stages:
         groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]

@@ -36,7 +36,7 @@ class Attempt:
         return not self.reason
 
 
-def to_pixels(image: NDArray[np.float32], side: int, grey: bool = False) -> NDArray[np.uint8] | None:
+def to_pixels(image: NDArray[np.float32], side: int, grey: bool) -> NDArray[np.uint8] | None:
     """(S, S, 3) in 0..1 as (side, side, 3) uint8; None when a value is not finite.
 
     `grey` takes the colour off, for data that have none (`colourless`): a base that learned from colour pictures leaves a tint, by

@@ -101,7 +101,6 @@ def keep_replaced(own_lock: Path, command: str) -> None:
 @contextmanager
 def preset_in_place(values: dict[str, Any], own_lock: Path, command: str) -> Iterator[None]:
     """Put a preset's params.yaml and lock in place; afterwards keep its lock as `own_lock`, made by `command`, and bring the default's files back."""
-    keep_replaced(own_lock, command)
     before, placed = maker(own_lock), None
     partial = ASIDE.with_name(ASIDE.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -180,7 +179,9 @@ def reproduce(preset: str | None) -> str:
         else:
             values, params = read_preset(preset)
             require_images(params)
-            with preset_in_place(values, Path("reports", params.dataset, LOCK), f"make reproduce PRESET={preset}"):
+            own_lock, command = Path("reports", params.dataset, LOCK), f"make reproduce PRESET={preset}"
+            keep_replaced(own_lock, command)
+            with preset_in_place(values, own_lock, command):
                 status = call([*dvc, "exp", "run", *TARGETS], hold)
     if status:
         again = "make reproduce" + (f" PRESET={preset}" if preset else "")
