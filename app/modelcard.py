@@ -88,7 +88,7 @@ def items(card: Card, info: Mapping[str, Any], tested: bool, grouped: bool, exte
             tripod,
             "Calibration and discrimination with intervals",
             "in part" if tested else "not met",
-            "Compare regimes: the two scores that decide, sensitivity, specificity; other scores have none",
+            "Compare regimes: scores, sensitivity and specificity have intervals, the calibration error has none",
         ),
         Item(
             tripod,

@@ -33,9 +33,9 @@ from stages.dataset.table import decode, read_table, write_table
 from stages.imaging.sheet import save_sheet
 from stages.metrics import curves, external, report
 from stages.metrics.classification import Truth, at_thresholds, confusion, coverage, over_seeds, per_class, proportion, scores, subgroups
-from stages.metrics.intervals import bootstrap, with_interval
+from stages.metrics.intervals import bootstrap, intervals, with_interval
 from stages.metrics.laws import check_budgets, check_judge, check_origin, check_pixels, check_sealed
-from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
+from stages.metrics.verdict import AA, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_json, write_text
 from stages.runtime.parallel import Tick, each
@@ -112,11 +112,11 @@ def assess(
     (metrics, std), ensemble = over_seeds(members, truth), members.mean(0)
     lesion, by_lesion = truth.by_lesion(ensemble)
     classes = per_class(members, truth)
-    intervals = {score: with_interval(metrics[score], boots[score].mean(1)) for score in SCORES}
+    bounds = intervals(metrics, boots)
     for k, c in enumerate(truth.rare):
         disease = truth.classes[c]
-        intervals |= {f"f1_{disease}": with_interval(classes[disease]["f1"], boots["rare_f1"][:, k])}
-        intervals |= {f"ap_{disease}": with_interval(classes[disease]["ap"], boots["rare_ap"][:, k])}
+        bounds |= {f"f1_{disease}": with_interval(classes[disease]["f1"], boots["rare_f1"][:, k])}
+        bounds |= {f"ap_{disease}": with_interval(classes[disease]["ap"], boots["rare_ap"][:, k])}
     # What page and predict say; logit_adjust has no calibration, thresholds and quantiles of its own.
     told = ensemble if name == "logit_adjust" else calibrated(ensemble, info)
     detail = {
@@ -127,7 +127,7 @@ def assess(
         "std_over_seeds": std,
         "ensemble": {k: round(v, DIGITS) for k, v in scores(ensemble, truth).items()},
         "ensemble_by_lesion": {k: round(v, DIGITS) for k, v in scores(lesion, by_lesion).items()},
-        "intervals": intervals,
+        "intervals": bounds,
         "classes": classes,
         "subgroups": subgroups(told, truth, attributes),
         "confusion": {"classes": truth.classes, "counts": confusion(told, truth).tolist()},

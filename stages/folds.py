@@ -27,8 +27,8 @@ from stages.classifier.mix import KINDS
 from stages.dataset.card import read_card
 from stages.metrics import figures, report
 from stages.metrics.classification import Truth, confusion, over_seeds, per_class
-from stages.metrics.intervals import bootstrap, with_interval
-from stages.metrics.verdict import AA, SCORES, WHAT, decide, statement
+from stages.metrics.intervals import bootstrap, intervals
+from stages.metrics.verdict import AA, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_bytes, write_json, write_text
 from stages.runtime.launch import LOCK, alone, call, keep_replaced, preset_in_place, read_preset, require_images, restore
@@ -142,7 +142,7 @@ def main() -> None:
             "seeds": seeds,
             "n": {"images": len(truth.labels), "lesions": int(truth.n_lesions.sum())},
             "std_over_seeds": scored[name][1],
-            "intervals": {score: with_interval(metrics[name][score], boots[name][score].mean(1)) for score in SCORES},
+            "intervals": intervals(metrics[name], boots[name]),
             "classes": per_class(members[name], truth),
             "confusion": {"classes": truth.classes, "counts": confusion(members[name].mean(0), truth).tolist()},
             "exposures": shown(abouts, name),

@@ -40,7 +40,7 @@ from stages.dataset.raw import list_files, read_listing
 from stages.dataset.store import Store, store_path
 from stages.dataset.table import write_table
 from stages.imaging.duplicates import components, near_pairs
-from stages.imaging.refining import Refined, refine_file
+from stages.imaging.refining import Refined, Unread, refine_file
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, write_json, write_text
 from stages.runtime.guarded import Failed, Limits, guarded
@@ -82,7 +82,7 @@ def refine_files(raw: Path, files: list[str], p: Refine, processes: int, store: 
                 reasons[file] = answer
             else:
                 reason = answer.reason if isinstance(answer, Failed) else reasons.pop(file, None)
-                store.finish(file, todo[file], reason)
+                store.finish(file, todo[file], reason, again=isinstance(answer, Failed) or isinstance(reason, Unread))
                 bar.update()
 
 

@@ -148,7 +148,7 @@ def test_an_external_set_is_reported_beside_the_internal_test(place: Workplace, 
     detail = read_json(report / "detail/external/clinic/combined.json")
     assert detail["classes"]["df"]["recall"] == "too few" and "f1" not in detail["classes"]["vasc"]
     assert shown["value"] == pytest.approx(detail["classes"]["df"]["f1"], abs=1e-5), "the mean over the rare classes that are here"
-    assert set(detail["intervals"]) == {"rare_f1", "rare_ap", "f1_df", "ap_df"}
+    assert set(detail["intervals"]) == {"rare_f1", "rare_ap", "f1_df", "ap_df", "accuracy", "balanced_accuracy", "macro_f1", "brier"}
 
     text = (report / "verdict.md").read_text()
     part = text.split("## External test: A clinic\n")[1].split("\n## ")[0]

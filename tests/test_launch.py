@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.runtime import launch
 from stages.runtime.errors import UserError
+from stages.runtime.files import write_json
 from stages.runtime.launch import environment, maker, merge, require_images
 from stages.runtime.params import read_params
 from tests.repository import IDENTITY, ROOT, command, dvc, git, ran, stubbed
@@ -67,6 +70,42 @@ def test_what_another_preset_of_the_data_set_reported_is_kept_and_said(repositor
     assert (kept / "verdict.json").read_text() == "of smoke" and maker(kept / "dvc.lock") == "make reproduce PRESET=smoke"
     assert maker(repository / "reports/smoke/dvc.lock") == "make reproduce PRESET=smoke", "the other found all of it made"
     assert maker(repository / "dvc.lock") is None and maker(repository / "nowhere") is None
+
+
+def test_ids_that_were_made_under_the_public_key_are_made_anew_once_there_is_another(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    called: list[list[str]] = []
+
+    def call(command: list[str], hold: int) -> int:
+        called.append(command)
+        return 0
+
+    monkeypatch.setattr(launch, "call", call)
+    patients = read_params().model_copy(update={"dataset": "patients"})
+    for public, key, anew in ((True, "", False), (True, "secret", True), (False, "secret", False), (False, "", True)):
+        monkeypatch.setenv("RARELENS_ID_KEY", key)
+        called.clear()
+        for params in (patients, read_params()):
+            write_json(repository / f"data/refined/{params.dataset}/refined.json", {"public_ids": public})
+            launch.rename_images(["dvc"], params, 0)
+        assert called == [["dvc", "repro", "--force", "--single-item", "refine"]] * anew
+    shutil.rmtree(repository / "data/refined")
+
+
+def test_params_edited_while_a_preset_runs_are_kept(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(repository)
+    before, own_lock = (repository / "params.yaml").read_text(), repository / "reports/edited/dvc.lock"
+    kept = repository / ".cache/replaced/params.yaml"
+    with launch.preset_in_place({"dataset": "smoke"}, own_lock, "x"):
+        pass
+    assert not kept.exists()
+    with launch.preset_in_place({"dataset": "smoke"}, own_lock, "x"):
+        (repository / "params.yaml").write_text("edited")
+    assert (
+        (repository / "params.yaml").read_text() == before
+        and kept.read_text() == "edited"
+        and str(kept.relative_to(repository)) in capsys.readouterr().out
+    )
 
 
 def interrupt(repository: Path, number: signal.Signals) -> int:

@@ -89,7 +89,7 @@ def test_bootstrap_is_the_brute_force_one() -> None:
         again = Truth(truth.labels[rows], np.arange(len(rows)), CLASSES, [1, 3])
         for regime, p in (("a", members), ("b", members[::-1])):
             parts = [scores(p[s][rows], again) for s in draws[b]]
-            for score in ("rare_f1", "rare_ap"):
+            for score in ("rare_f1", "rare_ap", "accuracy", "balanced_accuracy", "macro_f1", "brier"):
                 assert found[regime][score][b].mean() == pytest.approx(np.mean([part[score] for part in parts]))
 
 

@@ -18,7 +18,7 @@ from stages import refine
 from stages.dataset.store import Store, store_path
 from stages.dataset.table import read_table, write_table
 from stages.imaging.dihedral import dihedral
-from stages.imaging.refining import Refined, encode_png, fingerprint
+from stages.imaging.refining import Refined, Unread, encode_png, fingerprint, refine_file
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 from stages.runtime.guarded import DONE
@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_with_the_same_bytes_and_no_file_is_done_again(tmp_
     if not child:  # the run that is killed: by itself, with the sixth file
         finish, done = Store.finish, []
 
-        def last(*arguments: Any) -> None:
-            finish(*arguments)
+        def last(*arguments: Any, **more: Any) -> None:
+            finish(*arguments, **more)
             done.append(arguments[1])
             if len(done) == 6:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -105,9 +105,9 @@ def test_a_killed_run_goes_on_with_the_same_bytes_and_no_file_is_done_again(tmp_
     monkeypatch.setenv("OPENED", str(log := tmp_path / "opened.txt"))
     os.utime(tmp_path / "raw" / files[0], ns=(1, 1))  # changed since
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS)
-    assert sorted(log.read_text().split()) == [files[0], files[3], *files[6:]]  # what was refused is tried again
+    assert sorted(log.read_text().split()) == [files[0], *files[6:]]
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "whole", FOLDERS)
-    assert len(log.read_text().split()) == 8 + 12
+    assert len(log.read_text().split()) == 7 + 12
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
     assert "A/03.png" in quarantine(tmp_path / "out") and len(read_table(tmp_path / "out")) == 11
 
@@ -126,18 +126,24 @@ def test_a_store_hangs_on_what_changes_a_result(tmp_path: Path) -> None:
     assert len(paths) == 6 and store_path(tmp_path, Path("a"), **settings) in paths
 
 
-def test_a_refusal_is_tried_again_and_an_older_store_of_the_folder_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", [True, False])
+def test_a_refusal_that_may_be_mended_is_tried_again_and_an_older_store_of_the_folder_goes(tmp_path: Path, again: bool) -> None:
     (tmp_path / "one.png").write_bytes(b"x")
     old, other, new = (store_path(tmp_path / "cache", Path(raw), size=size) for raw, size in (("a", 1), ("b", 1), ("a", 2)))
     for path in (old, other):
         with Store(path) as store:
             [(file, state)] = store.unfinished(tmp_path, ["one.png"]).items()
-            store.finish(file, state, "cannot be read: Permission denied")
+            store.finish(file, state, "some reason", again)
             assert store.refused()
     with Store(other) as store:
-        assert list(store.unfinished(tmp_path, ["one.png"])) == ["one.png"] and store.refused() == {}
+        assert bool(store.unfinished(tmp_path, ["one.png"])) == again == (store.refused() == {})
     with Store(new):
         assert not old.exists() and other.exists()
+
+
+def test_what_a_file_is_refused_for_says_whether_it_may_be_mended(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"no image")
+    assert [type(reason) for name in ("text.png", "gone.png") for reason in refine_file(tmp_path, 64, "first", name)] == [str, Unread]
 
 
 def test_a_table_written_by_row_groups_is_the_table_written_at_once(tmp_path: Path) -> None:

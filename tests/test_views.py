@@ -134,12 +134,14 @@ def test_compare_shows_intervals_and_groups(root: Path, monkeypatch: pytest.Monk
         "tan": {"value": "too few", "n": 3},
     }
     confusion = {"classes": ["df", "nv", "vasc"], "counts": [[5, 3, 0], [0, 9, 0], [0, 0, 8]]}
-    intervals = {"rare_f1": score, "rare_ap": score}
+    intervals = {"rare_f1": score, "rare_ap": score, "macro_f1": {"value": 0.66, "low": 0.61, "high": 0.71}}
     subgroups = {"skin_tone": {k: {"accuracy": v} for k, v in groups.items()}}
     write_json(path, read_json(path) | {"confusion": confusion, "intervals": intervals, "subgroups": subgroups})
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real")
     page = open_page(root, monkeypatch, "compare")
     assert not page.exception and "0.50 (0.40 to 0.60)" in page.table[0].value.to_string()
+    others = page.table[1].value.set_index("Regime")["F1, mean over diagnoses"]
+    assert others.to_dict() == {"combined": "0.66 (0.61 to 0.71)", "real": "0.630"}
     taken = page.table[2].value.to_numpy().tolist()
     assert taken == [["Dermatofibroma", "5 of 8", "melanocytic nevus (3)"], ["Vascular lesion", "8 of 8", "none"]]
     assert page.table[3].value["Group"].tolist() == ["dark", "light"] and "skin tone 20 points (dark below light)" in words(page)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import streamlit as st
 
 from app import artifacts, frame, measured, wording, wording_compare
 from stages.runtime.files import read_json
+
+Bounds = dict[str, dict[str, dict[str, float]]]
 
 
 def show(choice: frame.Choice) -> None:
@@ -40,8 +43,9 @@ def show(choice: frame.Choice) -> None:
     show_picture(figures / "verdict.png", f"The candidate, {artifacts.candidate(place)}, against each control", wording_compare.CONTROLS)
     if metrics.exists():
         found = {path.stem: read_json(path) for path in sorted(metrics.glob("*.json"))}
-        show_intervals(place.reports / "detail")
-        show_others(found)
+        bounds = known_intervals(place.reports / "detail")
+        show_intervals(bounds)
+        show_others(found, bounds)
         show_regimes(list(found))
     rest = [path for path in sorted(figures.glob("*.png")) if path.stem not in ("verdict", *wording_compare.FIGURES)] if figures.exists() else []
     if any((figures / f"{name}.png").exists() for name in wording_compare.FIGURES):
@@ -81,29 +85,44 @@ def show_picture(path: Path, title: str, told: str = "") -> None:
             frame.small(told)
 
 
-def show_intervals(folder: Path) -> None:
+def known_intervals(folder: Path) -> Bounds:
+    """Per regime and score its value and the bounds of its interval."""
+    return {path.stem: read_json(path).get("intervals", {}) for path in sorted(folder.glob("*.json"))} if folder.exists() else {}
+
+
+def show_intervals(bounds: Bounds) -> None:
     """The two scores that decide, with their intervals, the best regime first."""
-    found = {path.stem: read_json(path).get("intervals", {}) for path in sorted(folder.glob("*.json"))} if folder.exists() else {}
-    rows = sorted(((name, told["rare_f1"], told["rare_ap"]) for name, told in found.items() if told), key=lambda row: -row[1]["value"])
+    rows = sorted(((name, told["rare_f1"], told["rare_ap"]) for name, told in bounds.items() if told), key=lambda row: -row[1]["value"])
     if rows:
         st.header("The two scores that decide")
-        table = [(name, *(f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in scores)) for name, *scores in rows]
+        table = [(name, *(with_bounds(v) for v in scores)) for name, *scores in rows]
         frame.table(table, ["Regime", "Rare F1", "Rare average precision"])
         frame.small(wording_compare.SCORES)
 
 
-def show_others(metrics: dict[str, dict[str, float]]) -> None:
-    """The other scores, a regime a row."""
+def with_bounds(found: Mapping[str, float]) -> str:
+    """A score with its interval."""
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def show_others(metrics: dict[str, dict[str, float]], bounds: Bounds) -> None:
+    """The other scores, a regime a row, with their intervals where there are any."""
     if not metrics:
         return
     st.header("Other scores")
     there = {key: title for key, title in wording_compare.OTHERS.items() if all(key in one for one in metrics.values())}
     order = sorted(metrics, key=lambda name: -metrics[name].get("rare_f1", 0))
-    frame.table([(name, *(f"{metrics[name][key]:.3f}" for key in there)) for name in order], ["Regime", *there.values()])
+
+    def told(name: str, key: str) -> str:
+        known = bounds.get(name, {})
+        return with_bounds(known[key]) if key in known else f"{metrics[name][key]:.3f}"
+
+    frame.table([(name, *(told(name, key) for key in there)) for name in order], ["Regime", *there.values()])
     one = metrics[order[0]]
     tested = f" on {one['n_test_lesions']:,} sealed test lesions" if "n_test_lesions" in one else " on the sealed test images"
     frame.small(
-        f"Means over the models of a regime{tested}, 0 to 1. Higher is better; of the calibration error, how far said and seen differ, lower is."
+        f"Means over the models of a regime{tested}, 0 to 1; brackets: 95% interval. Higher is better; of the calibration error, how far said and seen "
+        "differ, lower is, and it has no interval: drawing the lesions anew raises it by itself."
     )
 
 

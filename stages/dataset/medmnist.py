@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.imaging.decode import Decoded, Unusable, seen
-from stages.imaging.refining import Refined, refined
+from stages.imaging.refining import Refined, Unread, refined
 from stages.runtime.errors import UserError
 from stages.runtime.files import sha256 as hash_file
 
@@ -79,7 +79,7 @@ def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
             with suppress(Unusable):
                 yield refined(Decoded(seen(Image.fromarray(pixels)), "RGB", "NPZ", frame, frames), size, sha256, length)
     except UserError as error:
-        yield str(error)
+        yield Unread(error)  # of an archive that is on disk whole or in part, whoever mends it
 
 
 @contextmanager

@@ -187,10 +187,15 @@ def _read_tables(raw: Path, tables: list[str], card: Card) -> pd.DataFrame:
 
 
 def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> tuple[dict[str, list[dict[str, str]]], int]:
-    """The table's rows for each file, by path under RAW_DIR, by path beside the table, or by bare name; and how many rows have no file."""
+    """The table's rows for each file, by path under RAW_DIR, by path beside the table, or by bare name; and how many rows have no file.
+
+    Where `layout.suffix` says that the table leaves endings out, a file with another ending is found by its stem: DICOM lies next to JPEG.
+    """
     home = PurePosixPath(name).parent
     bare = Counter(PurePosixPath(f).name for f in files)
     by_bare = {PurePosixPath(f).name: f for f in files}
+    stems = Counter(PurePosixPath(f).stem for f in files) if layout.suffix else Counter[str]()
+    by_stem = {PurePosixPath(f).stem: f for f in files}
     known = set(files)
     matched: dict[str, list[dict[str, str]]] = {}
     without_file = 0
@@ -200,6 +205,8 @@ def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> 
         candidates = [wanted, (home / wanted).as_posix()]
         if bare[wanted] == 1:
             candidates.append(by_bare[wanted])
+        if stems[row[str(layout.file)]] == 1:
+            candidates.append(by_stem[row[str(layout.file)]])
         file = next((c for c in candidates if c in known), None)
         if file is None:
             without_file += 1

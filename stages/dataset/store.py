@@ -34,7 +34,7 @@ LIBRARIES = (
 )  # whose versions may change a pixel or a hash
 LIGHT = ("file", "frame", "frames", "sha256", "width", "height", "mode", "format", "file_bytes", "recoded_bytes", "burned_in_text", "pixels")
 TABLES = """
-CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT);
+CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT, again INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
     key INTEGER PRIMARY KEY, file TEXT NOT NULL, frame INTEGER NOT NULL, frames INTEGER NOT NULL, sha256 TEXT NOT NULL,
     width INTEGER NOT NULL, height INTEGER NOT NULL, mode TEXT NOT NULL, format TEXT NOT NULL, file_bytes INTEGER NOT NULL,
@@ -90,10 +90,10 @@ class Store:
     def unfinished(self, raw: Path, files: Iterable[str]) -> dict[str, str]:
         """The files of the folder `raw` still to be done, each with its state (size and time of change), by which it is known next time.
 
-        What the store holds of other files, of files changed since, and of files that were not finished is dropped. So are refusals: what
-        was the machine's fault, or a card's, may be mended.
+        What the store holds of other files, of files changed since, and of files that were not finished is dropped. So are refusals that may
+        have been the machine's fault (`finish`).
         """
-        self._db.execute("DELETE FROM files WHERE reason IS NOT NULL")
+        self._db.execute("DELETE FROM files WHERE again")
         states = {file: _state(raw / file) for file in files}
         held = dict(self._db.execute("SELECT file, state FROM files"))
         self._db.executemany("DELETE FROM files WHERE file = ?", [(file,) for file, state in held.items() if states.get(file) != state])
@@ -108,11 +108,11 @@ class Store:
             [*light, frame.hashes.astype("<u8").tobytes(), frame.thumb.tobytes(), frame.image],
         )
 
-    def finish(self, file: str, state: str, reason: str | None) -> None:
-        """Note that a file is done; with a `reason` it cannot be used, and its frames go."""
+    def finish(self, file: str, state: str, reason: str | None, again: bool = False) -> None:
+        """Note that a file is done; with a `reason` it cannot be used, and its frames go. `again`: the next run is to try it once more."""
         if reason is not None:
             self._db.execute("DELETE FROM images WHERE file = ?", (file,))
-        self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (file, state, reason))
+        self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (file, state, reason, again))
         if time.monotonic() - self._saved > SAVE_EVERY:
             self._db.execute("COMMIT")
             self._db.execute("BEGIN IMMEDIATE")

@@ -28,6 +28,12 @@ LOW = 8  # frequencies a side that make a hash
 TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0].astype(np.intp)  # which pixel of a thumb stands where in each orientation
 
 
+class Unread(str):
+    """Why a file could not be read that may be sound: the disk's or the network's fault, or a missing permission. It is tried again."""
+
+    __slots__ = ()
+
+
 class Refined(NamedTuple):
     """One frame, of `frames` in the file, after decoding: `image` as PNG bytes, facts of the file, and what finds its duplicates.
 
@@ -64,7 +70,7 @@ def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"],
             return
         data = (raw / file).read_bytes()
     except OSError as error:
-        yield f"cannot be read: {error.strerror}"
+        yield Unread(f"cannot be read: {error.strerror}")
         return
     if is_marked(data):
         yield "marked as AI-generated (XMP DigitalSourceType): only real images are learned from and tested on"

@@ -1,4 +1,4 @@
-"""The bootstrap over seeds and lesions for the two scores of the verdict."""
+"""The bootstrap over seeds and lesions for the two scores of the verdict and for those that go with them."""
 
 from __future__ import annotations
 
@@ -70,31 +70,47 @@ def weighted_ap(ranking: Ranking, weights: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def bootstrap(members: Mapping[str, Floats], truth: Truth, resamples: int, seed: int) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Bootstrap distributions of the two scores of the verdict, per regime: {"rare_f1": (B, K), "rare_ap": (B, K)}, K rare classes.
+    """Bootstrap distributions per regime: {"rare_f1": (B, K), "rare_ap": (B, K)}, K rare classes, whose mean over K is the score, and
+    {"accuracy", "balanced_accuracy", "macro_f1", "brier"}, each (B, 1). No calibration error: resampling alone raises it.
 
     `members` holds probabilities (S, N, C) per regime. A resample draws lesions (stratified by class) and seeds together; the
-    same lesions and the same seed numbers for every regime, so that differences of two regimes are paired. The mean over K is the score.
+    same lesions and the same seed numbers for every regime, so that differences of two regimes are paired.
     """
     rng = np.random.default_rng(seed)
     lesions = lesion_weights(truth.lesion_labels, resamples, rng)
     draws = rng.random((resamples, max(len(m) for m in members.values())))
-    rare = np.array(truth.rare)
-    hot = (truth.labels[:, None] == rare).astype(float)  # (N, K)
+    every = np.arange(len(truth.classes))
+    hot = (truth.labels[:, None] == every).astype(float)  # (N, C)
+    here = hot.any(0)  # classes without a test image are left out of the means
     result = {}
     for regime, p in members.items():
-        chosen = (p.argmax(2)[:, :, None] == rare).astype(float)  # (S, N, K)
-        rankings = [[rank(one[:, c], hot[:, k] > 0) for k, c in enumerate(truth.rare)] for one in p]
-        f1, ap = (np.zeros((len(p), resamples, len(truth.rare))) for _ in range(2))
+        chosen = (p.argmax(2)[:, :, None] == every).astype(float)  # (S, N, C)
+        errors = ((p - hot) ** 2).sum(2)  # (S, N)
+        rankings = [[rank(one[:, c], hot[:, c] > 0) for c in truth.rare] for one in p]
+        shapes = {"rare_f1": len(truth.rare), "rare_ap": len(truth.rare), "accuracy": 1, "balanced_accuracy": 1, "macro_f1": 1, "brier": 1}
+        found = {name: np.zeros((len(p), resamples, k)) for name, k in shapes.items()}
         for start in range(0, resamples, CHUNK):
             part = slice(start, start + CHUNK)
             weights = lesions[truth.lesions, part]
             positive = weights.T @ hot
+            total = positive.sum(1)
             for s in range(len(p)):
-                f1[s, part] = 2 * (weights.T @ (chosen[s] * hot)) / np.maximum(weights.T @ chosen[s] + positive, 1)
+                hits = weights.T @ (chosen[s] * hot)
+                f1 = 2 * hits / np.maximum(weights.T @ chosen[s] + positive, 1)
+                found["rare_f1"][s, part] = f1[:, truth.rare]
+                found["macro_f1"][s, part, 0] = f1[:, here].mean(1)
+                found["accuracy"][s, part, 0] = hits.sum(1) / total
+                found["balanced_accuracy"][s, part, 0] = (hits / np.maximum(positive, 1))[:, here].mean(1)
+                found["brier"][s, part, 0] = weights.T @ errors[s] / total
                 for k, ranking in enumerate(rankings[s]):
-                    ap[s, part, k] = weighted_ap(ranking, weights)
+                    found["rare_ap"][s, part, k] = weighted_ap(ranking, weights)
         # One seed fewer than there are, with replacement (Rao and Wu 1988): S of S would see their spread too small by sqrt((S - 1) / S).
         seeds = (draws[:, : max(1, len(p) - 1)] * len(p)).astype(int)  # (B, S - 1)
         rows = np.arange(resamples)[:, None]
-        result[regime] = {"rare_f1": f1[seeds, rows].mean(1), "rare_ap": ap[seeds, rows].mean(1)}
+        result[regime] = {name: values[seeds, rows].mean(1) for name, values in found.items()}
     return result
+
+
+def intervals(metrics: Mapping[str, float], boots: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
+    """Each score of `bootstrap` for one regime, `metrics` its values, with its 95% interval."""
+    return {score: with_interval(metrics[score], values.mean(1)) for score, values in boots.items()}

@@ -6,7 +6,10 @@
 A preset is params.yaml with some values replaced. While it runs, params.yaml and dvc.lock are the preset's, and the default's wait in
 .cache/default; they come back when the run ends, however it ends (after a kill: at the next call). The preset's own lock is kept as
 reports/<dataset>/dvc.lock, under a line that says what made it: a second call finds its finished stages there, and the page checks its
-models against it. Where another preset of the same data set made them, the reports it leaves are kept in .cache/replaced.
+models against it. Where another preset of the same data set made them, the reports it leaves are kept in .cache/replaced, and so is a
+params.yaml that was edited while a preset ran.
+
+Images are refined anew when RARELENS_ID_KEY was set, or unset, since they were: their ids hang on it, and DVC does not see it.
 """
 
 from __future__ import annotations
@@ -30,11 +33,13 @@ from pydantic import ValidationError
 
 from stages.runtime.checked import explain, read_yaml
 from stages.runtime.errors import UserError, run
-from stages.runtime.files import write_text
+from stages.runtime.files import read_json, write_text
 from stages.runtime.params import Params, read_params
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 ASIDE, REPLACED = Path(".cache/default"), Path(".cache/replaced")
+PLACED = ASIDE / "placed.yaml"  # the preset's params.yaml as it was put in place
+ID_KEY = "RARELENS_ID_KEY"
 MADE_BY = "# made by: "  # the first line of a preset's own lock, before the command
 TARGETS = ("evaluate", "data_report", "audit")
 
@@ -70,6 +75,11 @@ def restore() -> bool:
     """Bring back the default's params.yaml and dvc.lock where a preset has left them aside; True when it had."""
     if not ASIDE.exists():
         return False
+    if PLACED.exists() and PARAMS.exists() and PLACED.read_bytes() != PARAMS.read_bytes():
+        kept = REPLACED / PARAMS.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PARAMS, kept)
+        print(f"{PARAMS} was edited while a preset's values stood in it; it is the default's again, and the edited one is kept as {kept}", flush=True)
     LOCK.unlink(missing_ok=True)
     for kept in (LOCK, PARAMS):
         if (ASIDE / kept).exists():
@@ -111,7 +121,9 @@ def preset_in_place(values: dict[str, Any], own_lock: Path, command: str) -> Ite
     partial.rename(ASIDE)
     try:
         # Not `dvc exp run -S`: DVC would write 0.00001 as 1e-05, which YAML reads as a string.
-        write_text(PARAMS, yaml.safe_dump(values, sort_keys=False))
+        text = yaml.safe_dump(values, sort_keys=False)
+        write_text(PLACED, text)
+        write_text(PARAMS, text)
         LOCK.unlink(missing_ok=True)
         if own_lock.exists():
             placed = own_lock.read_text().removeprefix(f"{MADE_BY}{before}\n")
@@ -175,19 +187,30 @@ def reproduce(preset: str | None) -> str:
         if preset is None:
             params = read_params()
             require_images(params)
-            status = call([*dvc, "repro", *TARGETS], hold)
+            status = rename_images(dvc, params, hold) or call([*dvc, "repro", *TARGETS], hold)
         else:
             values, params = read_preset(preset)
             require_images(params)
             own_lock, command = Path("reports", params.dataset, LOCK), f"make reproduce PRESET={preset}"
             keep_replaced(own_lock, command)
             with preset_in_place(values, own_lock, command):
-                status = call([*dvc, "exp", "run", *TARGETS], hold)
+                status = rename_images(dvc, params, hold) or call([*dvc, "exp", "run", *TARGETS], hold)
     if status:
         again = "make reproduce" + (f" PRESET={preset}" if preset else "")
         print(f"error: the pipeline stopped; what went wrong stands above. `{again}` goes on from the last finished stage.", file=sys.stderr)
         raise SystemExit(1)
     return params.dataset
+
+
+def rename_images(dvc: list[str], params: Params, hold: int) -> int:
+    """Refine anew, whatever DVC thinks, where the ids of the refined images were made under the public key and RARELENS_ID_KEY is set now, or the
+    other way round; returns the exit status. Drawings have nothing to hide.
+    """
+    told = Path("data/refined", params.dataset, "refined.json")
+    if params.dataset == params.phantom.name or not told.exists() or read_json(told)["public_ids"] != bool(os.environ.get(ID_KEY)):
+        return 0
+    print(f"{told}: the ids were made {'without' if os.environ.get(ID_KEY) else 'with'} {ID_KEY}; the images are refined anew", flush=True)
+    return call([*dvc, "repro", "--force", "--single-item", "refine"], hold)
 
 
 def require_images(params: Params) -> None:
