@@ -50,7 +50,7 @@ def test_twenty_readers_at_once_each_get_the_answer_to_their_own_image(smoke_rep
     for file in files:
         shutil.copy(file, tmp_path / "images")
     command(smoke_repo, "-m", "stages.predict", "models/smoke/combined", str(tmp_path / "images"), str(tmp_path / "alone.csv"))
-    alone = pd.read_csv(tmp_path / "alone.csv").set_index("file")
+    alone = pd.read_csv(tmp_path / "alone.csv").set_index("file").to_dict("index")
     titles = {key: wording.heading(entry.title) for key, entry in read_card(smoke_repo / "data/smoke.yaml").classes.items()}
 
     pages = [open_smoke(chromium, address) for _ in files]
@@ -59,11 +59,11 @@ def test_twenty_readers_at_once_each_get_the_answer_to_their_own_image(smoke_rep
     answers = set()
     for page, file in zip(pages, files, strict=True):
         page.get_by_text("this image (sha256)").wait_for()
-        text, row = page.inner_text("body"), alone.loc[file.name]
+        text, row = page.inner_text("body"), alone[file.name]
         assert sha256(file) in text and sum(sha256(other) in text for other in files) == 1
         if row["status"] == "ok":
             shown = page.get_by_role("table").filter(has_text="Of 1,000 images like this").inner_text()
-            told = {title: wording.of_1000(float(row[f"p_{key}"])) for key, title in titles.items()}
+            told = {title: wording.of_1000(row[f"p_{key}"]) for key, title in titles.items()}
             assert all(f"{title}\t{share}\t" in shown for title, share in told.items()), (shown, told)
             answers.add(shown)
         else:
