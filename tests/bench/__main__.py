@@ -1,4 +1,4 @@
-"""Measure, and write reports/bench.md: `make bench` (about 10 minutes on two cores; --no-bars leaves out the base's bars).
+"""Measure, and write reports/bench.md: `make bench` (about 15 minutes on two cores; --no-bars leaves out the base's bars).
 
 Every row is a ratio, measured against its peer or limit in this very run, so that it holds on other machines too.
 """
@@ -29,6 +29,7 @@ from tests.bench.odd import odd_rows
 from tests.bench.page import page_rows
 from tests.bench.refining import refine_rows
 from tests.bench.reporting import report_rows
+from tests.bench.shortcuts import shortcut_rows
 from tests.bench.text import pictures, text_rates
 
 HEAD = ["what", "measured", "peer or limit", "ratio", "wanted"]
@@ -134,6 +135,7 @@ def main() -> None:
     if SHARED.exists():
         files = [row for name in ("odd_images", "odd_dicom") for row in odd_rows(SHARED / f"{name}.tar", params)]
         parts += ["## Odd and hostile files, and burned-in text", markdown([HEAD, *files, *burned_in_rows()])]
+    parts += ["## Shortcuts", markdown([HEAD, *shortcut_rows()])]
     parts += ["## The list of doubtful labels", markdown([HEAD, *label_rows(Path("data/refined/phantom"), Path("data/splits/phantom.csv"), params)])]
     if not args.no_bars:
         parts += ["## models/base", markdown([HEAD, *base_bars(params)])]
