@@ -16,7 +16,7 @@ from stages.diffusion import adapter
 from stages.diffusion.base import load_base, open_pipeline, pipeline_hash, side
 from stages.runtime.errors import LawError, UserError
 from stages.runtime.files import write_json
-from tests.tiny_disease import SIZE, write_pipeline
+from tests.tiny_disease import REPOSITORY, SIZE, write_pipeline
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -35,6 +35,13 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+def test_the_embedded_base_fits_into_git() -> None:
+    files = [path for path in (REPOSITORY / "models/base").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6 and not [
+        path for path in files if path.suffix in (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+    ]
 
 
 def test_a_saved_pipeline_opens_frozen_in_float32(saved: Path) -> None:

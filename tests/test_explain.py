@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from app import artifacts, explain
 from stages.classifier import backbone
+from stages.classifier.fit import fit
 from stages.classifier.predictor import Predictor
 from stages.dataset.table import write_table
 from stages.imaging.phantoms import COMMON, FEATURES, draw_lesion, render, rng_for
 from stages.imaging.refining import encode_png
 from stages.runtime.files import write_text
+from tests.test_classifier import recipe, two_colours
 from tests.tiny_root import REPOSITORY, SIZE, drawings
 
 
@@ -33,6 +36,21 @@ def test_the_map_s_share_inside_the_lesion_exceeds_the_lesion_s_share_of_the_pic
             inside.append(found[drawn.mask].sum() / max(found.sum(), 1e-9))
             area.append(drawn.mask.mean())
     assert np.mean(inside) > np.mean(area)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "resnet18", "resnet50"])
+def test_the_backbones_of_gpu_presets_learn_are_saved_and_explained(name: str, tmp_path: Path) -> None:
+    images, labels = two_colours(8, SIZE)
+    model = backbone.build(name, 2, seed=1)
+    fit(model, images, labels, recipe(steps=1, batch=4))
+    backbone.save(model, tmp_path / backbone.WEIGHTS)
+    again = backbone.load(name, 2, tmp_path / backbone.WEIGHTS)
+    assert np.array_equal(backbone.logits(model, images), backbone.logits(again, images))
+    assert again.feature_info[backbone.stride8(again)]["reduction"] == 8
+    assert np.isfinite(backbone.texture(again, images)).all() and np.isfinite(backbone.embed(again, images)).all()
+    found = explain.heat([again], images[0], 1)
+    assert found.shape == (SIZE, SIZE) and np.isfinite(found).all() and 0 <= found.min() <= found.max() <= 1
+    backbone.build(name, 2, tmp_path, frozen_stages=1)
 
 
 def test_the_map_leaves_the_model_as_it_was() -> None:
