@@ -1,7 +1,7 @@
 """Audit the generator on real images that nobody trained on: quality, accuracy, memorisation, and a blinded sheet for a person.
 
-In:  dataset card, refined images, split (`reserve`: the null of the memorisation tests, and apart from it the scorer's images), base,
-     adapters, every attempt of `generate`.
+In:  dataset card, refined images, split (`reserve`: the null of the memorisation tests, and apart from it the scorer's images; where a
+     disease has none, its images of val are the null), base, adapters, every attempt of `generate`.
 Out: REPORT_DIR/audit.json, audit.md, audit/ (pictures, rating_form.csv and its key). It stops, the report written, when the images are
      copies beyond `audit.max_copy_rate`, a LoRA knows its training images, or accepted images are black or one picture.
 
@@ -117,11 +117,14 @@ def audit_disease(
     size, p = params.refine.size, params.audit
     own = table[table["label"] == disease]
     train, null = own[own["split"] == "train"], own[own["use"] == NULL]
+    null_from = "reserve"
+    if null.empty:  # few patients leave nothing over; nobody trained on val either
+        null, null_from = own[own["split"] == "val"], "val"
     real = {use: decode(own.loc[own["use"] == use, "image"], size) for use in (NULL, REST)}
     first = next(iter(seeing))
     enough = all(len(images) for images in real.values())
     told = {name: quality(encoder, real, found, p.seed) for name, encoder in seeing.items()} if enough else {}
-    copies, seen = memorised(seeing[first], table, train, real[NULL], found, size)
+    copies, seen = memorised(seeing[first], table, train, decode(null["image"], size), found, size)
     known = membership(args.base_dir, args.lora_dir, disease, card, train, null, params)
     results = {}
     for mode in found.modes:
@@ -135,6 +138,7 @@ def audit_disease(
             "kid": kid,
             "kid_floor": floor,
             "quality": {name: modes[mode] for name, (_, modes) in told.items()} if enough else NO_RESERVE,
+            "null_from": null_from,
             "membership_auc": known,
             **copies[mode],
         }

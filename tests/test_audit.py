@@ -140,7 +140,7 @@ def test_copies_of_training_images_stop_it_once_the_report_is_written(copy: Path
     assert "## This stops the pipeline" in text and "1 drawn image(s) are black or flat" in text
 
 
-def test_without_reserve_it_says_so_and_ends_well(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_reserve_val_is_the_null_and_it_says_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = pd.read_csv(copy / "data/split.csv", dtype=str, keep_default_na=False)
     split[split["split"] != "reserve"].to_csv(copy / "data/split.csv", index=False)
     run(copy, monkeypatch)
@@ -148,8 +148,13 @@ def test_without_reserve_it_says_so_and_ends_well(copy: Path, monkeypatch: pytes
     mode = found["df"]["text2img"]
     assert mode["kid"] is None and mode["kid_floor"] is None and mode["quality"] == "no reserve images"
     for key in ("copy_excess", "membership_auc"):
-        assert mode[key]["value"] is None and mode[key]["note"] == "no reserve images" and mode[key]["n"] > 0
-    assert mode["auth_pct"]["value"] is not None
+        assert (
+            mode[key]["value"] is not None
+            and mode[key]["underpowered"]
+            and mode[key]["n_null"] == (split["split"] == "val").mul(split["label"] == "df").sum()
+        )
+    assert mode["auth_pct"]["value"] is not None and mode["null_from"] == "val"
+    assert any("held against those of val" in text for text in found["all"]["warnings"])
     assert found["all"]["generator_f1"] is None and "no reserve images of" in found["all"]["note"]
     assert "no reserve images" in (copy / "reports/tiny/audit.md").read_text()
 

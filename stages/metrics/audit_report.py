@@ -49,6 +49,11 @@ def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
     """What a reader must know besides: unusable draws, modes that repeat themselves, classes that the scorer does not recognise, copies below power."""
     said = []
     for disease, modes in results.items():
+        if next(iter(modes.values()))["null_from"] != "reserve":
+            said.append(
+                f"{disease}: no reserve images, so nothing tells how far real images differ among themselves; copies and membership are held against "
+                "those of val, on which the LoRA's step was chosen"
+            )
         for mode, found in modes.items():
             said += [f"{disease}, {mode}: {n} drawn image(s) are {what}" for what, n in found["unusable"].items() if n]
             if found["quality"] != NO_RESERVE:
