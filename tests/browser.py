@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, sync_playwright
 
 REPOSITORY = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium")
@@ -58,9 +58,11 @@ def browser() -> Iterator[Browser]:
             opened.close()
 
 
-def open_page(opened: Browser, address: str, width: int = 1280, height: int = 900) -> Page:
-    """A page of `width` x `height` px, waited for until its title is there."""
-    page = opened.new_context(viewport={"width": width, "height": height}).new_page()
+def open_page(opened: Browser | BrowserContext, address: str, width: int = 1280, height: int = 900) -> Page:
+    """A page of `width` x `height` px, waited for until its title is there: of a reader of its own, or a further tab of a context (one cache)."""
+    context = opened.new_context() if isinstance(opened, Browser) else opened
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
     page.set_default_timeout(WAIT)
     page.goto(address)
     page.get_by_role("heading", level=1).first.wait_for()
