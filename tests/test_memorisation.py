@@ -174,7 +174,8 @@ def found(
     excess = {"value": low + 0.1, "low": low, "high": low + 0.2, "underpowered": underpowered}
     auc = {"value": auc_low + 0.1, "low": auc_low, "high": auc_low + 0.2, "underpowered": False}
     quality = {"encoder": {"after": {"diversity": diversity, "coverage": coverage}}}
-    return {"text2img": {"copy_excess": excess, "membership_auc": auc, "unusable": {"not finite": 0, "black or flat": 0}, "quality": quality}}
+    unusable = {"not finite": 0, "black or flat": 0}
+    return {"text2img": {"copy_excess": excess, "membership_auc": auc, "unusable": unusable, "quality": quality, "null_from": "reserve"}}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,14 @@ def test_what_is_warned_of() -> None:
     assert "synthetic nv is named right less often" in said and "synthetic df" not in said
     few = whole | {"floors": {"df": {"encoder": {"n": 3, "kid": "too few"}}}}
     assert "of the real ones" not in "\n".join(warnings({"df": modes}, few, 60))
-    assert warnings({"df": found()}, whole | {"generator": whole["real"]}, 60) == []
+    well = whole | {"generator": whole["real"]}
+    assert warnings({"df": found()}, well, 60) == []
+    assert [
+        "tells its training images from others, AUC 0.65 (0.55 to 0.75):" in text for text in warnings({"df": found(auc_low=0.55)}, well, 60)
+    ] == [True]
+    small = found()
+    small["text2img"] |= {"null_from": "val", "quality": memorisation.NO_RESERVE}
+    assert ["held against those of val" in text for text in warnings({"df": small}, well, 60)] == [True]
 
 
 # --- the reserve

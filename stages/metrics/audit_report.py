@@ -54,6 +54,10 @@ def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
                 f"{disease}: no reserve images, so nothing tells how far real images differ among themselves; copies and membership are held against "
                 "those of val, on which the LoRA's step was chosen"
             )
+        known = next(iter(modes.values()))["membership_auc"]
+        if known["low"] is not None and known["low"] > 0.5:
+            power = ", from too few images to stop the run" if known["underpowered"] else ""
+            said.append(f"{disease}: the LoRA tells its training images from others, AUC {interval(known)}{power}: a smaller one memorises less")
         for mode, found in modes.items():
             said += [f"{disease}, {mode}: {n} drawn image(s) are {what}" for what, n in found["unusable"].items() if n]
             if found["quality"] != NO_RESERVE:
