@@ -48,12 +48,12 @@ def stops(results: Found, flaws: Mapping[str, Sequence[str]], max_copy_rate: flo
 def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
     """What a reader must know besides: unusable draws, modes that repeat themselves, classes that the scorer does not recognise, copies below power."""
     said = []
+    if without := [disease for disease, modes in results.items() if next(iter(modes.values()))["null_from"] != "reserve"]:
+        said.append(
+            f"no reserve images of {', '.join(without)}, so nothing tells how far real images differ among themselves; copies and membership are held "
+            "against those of val, on which the LoRA's step was chosen"
+        )
     for disease, modes in results.items():
-        if next(iter(modes.values()))["null_from"] != "reserve":
-            said.append(
-                f"{disease}: no reserve images, so nothing tells how far real images differ among themselves; copies and membership are held against "
-                "those of val, on which the LoRA's step was chosen"
-            )
         known = next(iter(modes.values()))["membership_auc"]
         if known["low"] is not None and known["low"] > 0.5:
             power = ", from too few images to stop the run" if known["underpowered"] else ""
