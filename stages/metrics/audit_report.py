@@ -57,7 +57,9 @@ def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
         known = next(iter(modes.values()))["membership_auc"]
         if known["low"] is not None and known["low"] > 0.5:
             power = ", from too few images to stop the run" if known["underpowered"] else ""
-            said.append(f"{disease}: the LoRA tells its training images from others, AUC {interval(known)}{power}: fewer steps or a lower rank may memorise less")
+            said.append(
+                f"{disease}: the LoRA tells its training images from others, AUC {interval(known)}{power}: fewer steps or a lower rank may memorise less"
+            )
         for mode, found in modes.items():
             said += [f"{disease}, {mode}: {n} drawn image(s) are {what}" for what, n in found["unusable"].items() if n]
             if found["quality"] != NO_RESERVE:
