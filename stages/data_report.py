@@ -70,14 +70,15 @@ def attribute_summary(values: pd.Series) -> dict[str, Any]:
     return summary | {"values": {str(k): int(n) for k, n in sorted(known.value_counts().items(), key=lambda kn: (-kn[1], str(kn[0])))[:20]}}
 
 
-def originals(table: pd.DataFrame) -> dict[str, Any]:
-    """What the raw files were: format and mode by class, the most frequent sizes, the range of file sizes in bytes."""
+def originals(table: pd.DataFrame, size: int) -> dict[str, Any]:
+    """What the raw files were: format and mode by class, the most frequent sizes, how many were enlarged to `size` px, the range of sizes in bytes."""
     kinds = table["format"] + " " + table["mode"]
     sizes = (table["width"].astype(str) + "x" + table["height"].astype(str)).value_counts()
     return {
         "kinds": {str(label): {str(k): int(n) for k, n in sorted(part.value_counts().items())} for label, part in kinds.groupby(table["label"])},
         "sizes": {str(k): int(n) for k, n in sorted(sizes.items(), key=lambda kn: (-kn[1], str(kn[0])))[:10]},
         "different_sizes": len(sizes),
+        "enlarged": {"n": int((table[["width", "height"]].min(axis=1) < size).sum()), "to": size},
         "file_bytes": {"min": int(table["file_bytes"].min()), "median": int(table["file_bytes"].median()), "max": int(table["file_bytes"].max())},
     }
 
@@ -208,7 +209,7 @@ def make_facts(
         },
         "attributes": {name: attribute_summary(table[name]) for name in sorted(card.attributes)},
         "confounded": confounders(training, sorted({*card.attributes, *card.layout.extra} - set(BOX)), p.permutations, p.seed),
-        "originals": originals(table),
+        "originals": originals(table, images(np.arange(1)).shape[1]),
         "burned_in_text": (
             {name: int(n) for name, n in table.groupby("label")["burned_in_text"].sum().items()} if "burned_in_text" in table else None
         ),

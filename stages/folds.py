@@ -31,16 +31,17 @@ from stages.metrics.intervals import bootstrap, intervals
 from stages.metrics.verdict import AA, WHAT, decide, statement
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, read_json, sha256, write_bytes, write_json, write_text
-from stages.runtime.launch import LOCK, alone, call, keep_replaced, preset_in_place, read_preset, require_images, restore
+from stages.runtime.ids import keyed
+from stages.runtime.launch import LOCK, alone, call, keep_replaced, preset_in_place, read_preset, rename_images, require_images, restore
 from stages.runtime.params import REGIMES, Params
 
 CACHE = Path(".cache/folds")
 
 
 def key_of(values: Mapping[str, Any], card: Path) -> str:
-    """A hash of what a fold is made from, but its images: parameters, card and code."""
+    """A hash of what a fold is made from, but its images: parameters, card, code, and the key of their ids."""
     code = {p.as_posix(): sha256(p) for p in sorted(Path("stages").rglob("*.py")) if p.name != Path(__file__).name}
-    return hashlib.sha256(json.dumps([values, sha256(card), code], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([values, sha256(card), code, keyed("folds", "")], sort_keys=True).encode()).hexdigest()
 
 
 def harvest(params: Params, key: str, kept: Path) -> None:
@@ -81,7 +82,8 @@ def run_folds(preset: str) -> tuple[Params, list[Path]]:
                 continue
             print(f"fold {k + 1} of {len(kept)}", flush=True)
             with preset_in_place(own, own_lock, command):
-                if call([sys.executable, "-m", "dvc", "repro", "evaluate"], hold):
+                dvc = [sys.executable, "-m", "dvc"]
+                if rename_images(dvc, params, hold) or call([*dvc, "repro", "evaluate"], hold):
                     print(f"error: fold {k + 1} stopped; `make folds PRESET={preset}` goes on from its last finished stage.", file=sys.stderr)
                     raise SystemExit(1)
                 harvest(params, key, place)

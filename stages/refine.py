@@ -22,9 +22,6 @@ that was interrupted, or stopped for a parameter of the search for duplicates, g
 from __future__ import annotations
 
 import argparse
-import hashlib
-import hmac
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,23 +38,18 @@ from stages.dataset.store import Store, store_path
 from stages.dataset.table import write_table
 from stages.imaging.duplicates import components, near_pairs
 from stages.imaging.refining import Refined, Unread, refine_file
+from stages.runtime import ids
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, write_json, write_text
 from stages.runtime.guarded import Failed, Limits, guarded
+from stages.runtime.ids import keyed
 from stages.runtime.params import Refine, read_params
 from stages.runtime.progress import progress_bar
 
 CACHE = Path(".cache/refine")
-PUBLIC_KEY = "rarelens"
 SHARD = 20_000  # images a Parquet file
 SMALL_CLUSTER = 10  # images that may always be alike, however few there are in all
 Fingerprints = Callable[[Sequence[int]], tuple[NDArray[np.uint64], NDArray[np.uint8]]]
-
-
-def keyed(kind: str, value: str) -> str:
-    """16 hex digits of HMAC-SHA256 of `value` under RARELENS_ID_KEY: the same value gives the same key, and no way back."""
-    key = os.environ.get("RARELENS_ID_KEY") or PUBLIC_KEY
-    return hmac.new(key.encode(), f"{kind}\0{value}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
 
 def printable(name: str) -> str:
@@ -149,10 +141,10 @@ def name_images(rows: pd.DataFrame, archives: bool, collection: str | None = Non
     the same in each of them, None where no lesion is given.
     """
     source = [keyed("file", file) for file in rows["file"]]
-    ids = [key if frame == 0 else keyed("frame", f"{file}\0{frame}") for key, file, frame in zip(source, rows["file"], rows["frame"], strict=True)]
-    own = ids if archives else source
+    own_id = [key if frame == 0 else keyed("frame", f"{file}\0{frame}") for key, file, frame in zip(source, rows["file"], rows["frame"], strict=True)]
+    own = own_id if archives else source
     group = [key if pd.isna(group) else keyed("group", str(group)) for key, group in zip(own, rows["group"], strict=True)]
-    named = rows.assign(source=source, id=ids, group=group)
+    named = rows.assign(source=source, id=own_id, group=group)
     if collection is None:
         return named
     shared = [keyed(f"image of {collection}", PurePosixPath(file).stem) for file in rows["file"]]
@@ -186,11 +178,8 @@ def main() -> None:
     card, params = read_card(args.card), read_params(rare_needed=False)
     p = params.refine
 
-    public_ids = not os.environ.get("RARELENS_ID_KEY")
-    if public_ids and not card.phantom:
-        print(
-            "warning: RARELENS_ID_KEY is not set: whoever guesses a file's name or a patient's id can find its images. For patients' data, set a secret"
-        )
+    if ids.is_public() and not card.phantom:
+        print(f"warning: {ids.KEY} is not set: whoever guesses a file's name or a patient's id can find its images. For patients' data, set a secret")
 
     files = list_files(args.raw)
     listing = read_listing(card, args.raw, files)
@@ -212,7 +201,7 @@ def main() -> None:
         write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
         pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
         counts = {
-            "public_ids": public_ids,
+            "public_ids": ids.is_public(),
             "files": len(files),
             "files_refined": len(sources),
             "files_quarantined": len(refused),

@@ -99,6 +99,15 @@ def test_counts_per_class_and_part_are_true() -> None:
     json.dumps(facts, allow_nan=False)
 
 
+def test_enlarged_images_are_counted_and_told() -> None:
+    table = toy()
+    assert facts_of(table)["originals"]["enlarged"]["n"] == 0
+    facts = facts_of(table.assign(width=[8 if k < 7 else 40 for k in range(180)]))
+    side = decode(table["image"].iloc[:1]).shape[1]
+    assert facts["originals"]["enlarged"] == {"n": 7, "to": side}
+    assert f"7 of 180 are smaller than {side} px and were enlarged" in describe(facts, ["df"], [])
+
+
 def test_copies_under_two_labels_are_warned_of_in_archives_too() -> None:
     facts = facts_of(
         toy(), reasons=["exact duplicates under different labels: df, nv"] * 2, copies={"exact duplicates under different labels: df, nv": 2}

@@ -296,7 +296,7 @@ def test_named_odd_images_are_what_pillow_shows(odd: dict[str, bytes], name: str
 
 
 def test_what_pillow_plainly_opens_is_refined(odd: dict[str, bytes]) -> None:
-    """At least 90% of what Pillow can load, without what is left out by rule (under 16 px, blank); none takes over 10 s."""
+    """At least 90% of what Pillow can load, without what is left out by rule (under 8 px, blank); none takes over 10 s."""
     refined, by_rule, refused = outcomes(odd, lambda data: Image.open(io.BytesIO(data)).load())
     assert refined > 280 and by_rule < 90
     assert refined / (refined + len(refused)) >= 0.9, refused

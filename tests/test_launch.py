@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from stages.runtime import launch
 from stages.runtime.errors import UserError
-from stages.runtime.files import write_json
+from stages.runtime.ids import keyed
 from stages.runtime.launch import environment, maker, merge, require_images
 from stages.runtime.params import read_params
 from tests.repository import IDENTITY, ROOT, command, dvc, git, ran, stubbed
@@ -72,7 +73,7 @@ def test_what_another_preset_of_the_data_set_reported_is_kept_and_said(repositor
     assert maker(repository / "dvc.lock") is None and maker(repository / "nowhere") is None
 
 
-def test_ids_that_were_made_under_the_public_key_are_made_anew_once_there_is_another(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_that_were_made_under_another_key_are_made_anew(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
     called: list[list[str]] = []
 
@@ -82,14 +83,24 @@ def test_ids_that_were_made_under_the_public_key_are_made_anew_once_there_is_ano
 
     monkeypatch.setattr(launch, "call", call)
     patients = read_params().model_copy(update={"dataset": "patients"})
-    for public, key, anew in ((True, "", False), (True, "secret", True), (False, "secret", False), (False, "", True)):
-        monkeypatch.setenv("RARELENS_ID_KEY", key)
+    (repository / "data/raw/patients").mkdir(parents=True)
+    for name in ("refused.txt", "image.png"):
+        (repository / "data/raw/patients" / name).touch()
+    launch.rename_images(["dvc"], patients, 0)
+    assert not called, "nothing is refined yet"
+    for before, now in (("", ""), ("", "secret"), ("secret", "secret"), ("secret", "another"), ("secret", "")):
         called.clear()
+        monkeypatch.setenv("RARELENS_ID_KEY", before)
         for params in (patients, read_params()):
-            write_json(repository / f"data/refined/{params.dataset}/refined.json", {"public_ids": public})
+            folder = repository / f"data/refined/{params.dataset}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame({"source": [keyed("file", "image.png")]}).to_parquet(folder / "part-000.parquet")
+        monkeypatch.setenv("RARELENS_ID_KEY", now)
+        for params in (patients, read_params()):
             launch.rename_images(["dvc"], params, 0)
-        assert called == [["dvc", "repro", "--force", "--single-item", "refine"]] * anew
+        assert called == [["dvc", "repro", "--force", "--single-item", "refine"]] * (before != now), "of drawings never"
     shutil.rmtree(repository / "data/refined")
+    shutil.rmtree(repository / "data/raw/patients")
 
 
 def test_params_edited_while_a_preset_runs_are_kept(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

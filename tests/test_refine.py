@@ -31,6 +31,7 @@ from stages.imaging.decode import Refused, Unusable, decode, square, window
 from stages.imaging.watermark import XMP, encode_marked
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
+from stages.runtime.ids import keyed
 from stages.runtime.params import Refine
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +127,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add("empty.png", b"")
     add("bomb.png", bomb())
     add("blank.png", encoded(np.full((40, 40, 3), 7, np.uint8)))
-    add("tiny.png", encoded(blobs(18, 8)))
+    add("tiny.png", encoded(blobs(18, 7)))
     add("made.png", encode_marked(blobs(20)))
     add("inpainted.webp", encoded(blobs(21), "WEBP", xmp=XMP.replace("/trained", "/compositeWithTrained").encode()))
     add("more.zip", packed.getvalue())
@@ -164,7 +165,7 @@ def test_every_file_is_refined_or_quarantined_and_none_is_both(raw: Path, refine
     files = list_files(raw)
     assert {".hidden", "link", "dangling", "meta.csv"} <= set(files)
     for file in files:
-        assert (refine.keyed("file", file) in kept) != (refine.printable(file) in left_out), file
+        assert (keyed("file", file) in kept) != (refine.printable(file) in left_out), file
     assert len(files) == len(kept) + len(left_out)
 
 
@@ -174,7 +175,7 @@ def test_every_file_is_refined_or_quarantined_and_none_is_both(raw: Path, refine
         ("meta.csv", "metadata table"), (".hidden", "not in the table"), ("unlisted.png", "not in the table"),
         ("wart.png", "label 'C' is not in the card"), ("twice.png", "2 rows that differ"), ("short.jpg", "truncated|broken"),
         ("text.png", "not an image"), ("empty.png", "empty file"), ("bomb.png", "pixels when unpacked"), ("blank.png", "blank"),
-        ("tiny.png", "8 x 8 px is too small"), ("exact_bmp.bmp", "^exact duplicate of [0-9a-f]{16}$"),
+        ("tiny.png", "7 x 7 px is too small"), ("exact_bmp.bmp", "^exact duplicate of [0-9a-f]{16}$"),
         ("torn_a.png", "different labels: a, b"), ("torn_b.png", "different labels: a, b"),
         ("made.png", "marked as AI-generated"), ("inpainted.webp", "marked as AI-generated"),
         ("more.zip", "zip archive or Office document: unpack it first"), ("rest.tar", "not in the table; it is a tar archive: unpack it first"),
@@ -197,10 +198,10 @@ def test_no_name_and_no_metadata_gets_out(raw: Path, refined: Path) -> None:
 
 
 def test_ids_follow_the_secret_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    public = refine.keyed("group", "Roe")
+    public = keyed("group", "Roe")
     monkeypatch.setenv("RARELENS_ID_KEY", "a hospital's own")
-    assert refine.keyed("group", "Roe") != public
-    assert refine.keyed("group", "Roe") != refine.keyed("file", "Roe")
+    assert keyed("group", "Roe") != public
+    assert keyed("group", "Roe") != keyed("file", "Roe")
 
 
 def test_data_sets_of_one_collection_share_its_ids_whatever_their_folders() -> None:
@@ -232,12 +233,12 @@ def test_groups_join_patients_whose_pictures_are_copies(refined: Path) -> None:
     table = read_table(refined).set_index("source")
 
     def group(file: str) -> str:
-        return str(table.at[refine.keyed("file", file), "group"])
+        return str(table.at[keyed("file", file), "group"])
 
-    assert group("Roe_Jane/one.png") == group("Roe_Jane/two.png") == refine.keyed("group", "Roe")
+    assert group("Roe_Jane/one.png") == group("Roe_Jane/two.png") == keyed("group", "Roe")
     assert group("exact.png") == group("p4.png")  # P4's own copy of P3's picture is gone, its other picture is not
     assert group("near.png") == group("near_mirror.jpg") == group("p8.png")
-    assert group("cmyk.jpg") == refine.keyed("file", "cmyk.jpg")  # no patient given: a group of its own
+    assert group("cmyk.jpg") == keyed("file", "cmyk.jpg")  # no patient given: a group of its own
     assert table["group"].nunique() == len(table) - 4
 
 
@@ -247,10 +248,10 @@ def test_columns_and_attributes(raw: Path, refined: Path) -> None:
     assert list(table.columns) == ["image", "id", "label", "group", "sha256", "source", *facts]
     assert table["id"].is_monotonic_increasing and set(table["label"]) == {"a", "b"}
     rows = table.set_index("source")
-    one, two = (rows.loc[refine.keyed("file", f"Roe_Jane/{n}.png")] for n in ("one", "two"))
+    one, two = (rows.loc[keyed("file", f"Roe_Jane/{n}.png")] for n in ("one", "two"))
     assert one["age"] == 40.0 and one["sex"] == "female"
     assert np.isnan(two["age"]) and pd.isna(two["sex"])
-    named = rows.loc[refine.keyed("file", "named.png")]
+    named = rows.loc[keyed("file", "named.png")]
     assert (named["format"], named["mode"], named["width"], named["height"]) == ("WEBP", "RGB", 96, 96)
     assert named["file_bytes"] == (raw / "named.png").stat().st_size
     assert decode_all(table["image"]).shape == (len(table), PARAMS.size, PARAMS.size, 3)
@@ -385,7 +386,7 @@ def test_decode_tells_what_is_wrong() -> None:
         with pytest.raises(Refused, match=told):
             decode(data)
     nothing = np.full((20, 20), np.nan, np.float32)
-    for data in (encoded(np.zeros((20, 20), np.uint8)), encoded(blobs(1, 9)), encoded(nothing, "TIFF")):
+    for data in (encoded(np.zeros((20, 20), np.uint8)), encoded(blobs(1, 7)), encoded(nothing, "TIFF")):
         with pytest.raises(Unusable):
             decode(data)
 

@@ -22,6 +22,7 @@ from stages.imaging.refining import Refined, Unread, encode_png, fingerprint, re
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 from stages.runtime.guarded import DONE
+from stages.runtime.ids import keyed
 from tests.hostile import refine_hostile
 from tests.test_refine import CARD, blobs, encoded, quarantine, run_refine
 
@@ -50,13 +51,13 @@ def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tm
     monkeypatch.setattr(refine, "guarded", worker)
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS, frames="all")
     table = read_table(tmp_path / "out").sort_values(["source", "frame"])
-    frames = {file: table.loc[table["source"] == refine.keyed("file", file)] for file in pictures}
+    frames = {file: table.loc[table["source"] == keyed("file", file)] for file in pictures}
     assert {file: rows["frame"].tolist() for file, rows in frames.items()} == {"A/1.tif": [0, 1, 2], "A/2.tif": [0], "A/3.tif": [], "A/4.tif": [0]}
     first = frames["A/1.tif"]
-    assert first["id"].tolist()[:2] == [refine.keyed("file", "A/1.tif"), refine.keyed("frame", "A/1.tif\0" + "1")] and first["id"].is_unique
+    assert first["id"].tolist()[:2] == [keyed("file", "A/1.tif"), keyed("frame", "A/1.tif\0" + "1")] and first["id"].is_unique
     assert first["group"].nunique() == 1 and set(frames["A/2.tif"]["group"]) == set(first["group"])
     assert first["burned_in_text"].tolist() == [False, True, False]
-    assert quarantine(tmp_path / "out") == {"A/3.tif": f"exact duplicate of {refine.keyed('file', 'A/1.tif')}"}
+    assert quarantine(tmp_path / "out") == {"A/3.tif": f"exact duplicate of {keyed('file', 'A/1.tif')}"}
     told = read_json(tmp_path / "out/refined.json")
     assert (told["files_refined"], told["files_quarantined"], told["images"]) == (3, 1, 5)
     assert {reason: n for reason, n in told["frames_left_out"].items() if n} == {"unreadable or blank": 1, "exact duplicate": 2}

@@ -79,7 +79,7 @@ def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
             with suppress(Unusable):
                 yield refined(Decoded(seen(Image.fromarray(pixels)), "RGB", "NPZ", frame, frames), size, sha256, length)
     except UserError as error:
-        yield Unread(error)  # of an archive that is on disk whole or in part, whoever mends it
+        yield Unread(error)  # the copy may be broken: whoever puts a whole one in its place finds it tried again
 
 
 @contextmanager

@@ -40,7 +40,7 @@ MAX_PIXELS = 100_000_000  # a frame of 8 bits a sample
 MAX_WIDE_PIXELS = 30_000_000  # a frame of more: a mammogram has 14 million, and windowing holds several copies of 8 bytes a pixel
 MAX_SLOW_PIXELS = 4_000_000
 MAX_FRAMES = 10_000
-MIN_SIDE = 16
+MIN_SIDE = 8  # px: what a fingerprint is made of (8 x 8 frequencies); what is enlarged, the data report counts
 WHITE_IS_ZERO = 262  # the TIFF tag PhotometricInterpretation, whose 0 says that white is 0
 WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits a pixel
 

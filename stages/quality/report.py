@@ -188,6 +188,10 @@ def _files(facts: Facts) -> list[str]:
         markdown([["class", "format and mode"], *kinds]),
         f"Sizes in px{which}: {sizes}. Bytes a file: {few:,}" + (f" to {many:,}." if many > few else "."),
     ]
+    if small := raw["enlarged"]["n"]:
+        sections.append(
+            f"{small} of {facts['images']} are smaller than {raw['enlarged']['to']} px and were enlarged: they hold less than they seem to."
+        )
     if facts["public_ids"] and not facts["phantom"]:
         sections.append(PUBLIC_IDS)
     if facts["burned_in_text"] is not None:

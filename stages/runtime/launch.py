@@ -9,7 +9,7 @@ reports/<dataset>/dvc.lock, under a line that says what made it: a second call f
 models against it. Where another preset of the same data set made them, the reports it leaves are kept in .cache/replaced, and so is a
 params.yaml that was edited while a preset ran.
 
-Images are refined anew when RARELENS_ID_KEY was set, or unset, since they were: their ids hang on it, and DVC does not see it.
+Images are refined anew when RARELENS_ID_KEY is not what it was: their ids hang on it, and DVC does not see it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
 from stages.runtime.checked import explain, read_yaml
 from stages.runtime.errors import UserError, run
-from stages.runtime.files import read_json, write_text
+from stages.runtime.files import write_text
+from stages.runtime.ids import KEY, keyed
 from stages.runtime.params import Params, read_params
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 ASIDE, REPLACED = Path(".cache/default"), Path(".cache/replaced")
 PLACED = ASIDE / "placed.yaml"  # the preset's params.yaml as it was put in place
-ID_KEY = "RARELENS_ID_KEY"
 MADE_BY = "# made by: "  # the first line of a preset's own lock, before the command
 TARGETS = ("evaluate", "data_report", "audit")
 
@@ -203,13 +204,16 @@ def reproduce(preset: str | None) -> str:
 
 
 def rename_images(dvc: list[str], params: Params, hold: int) -> int:
-    """Refine anew, whatever DVC thinks, where the ids of the refined images were made under the public key and RARELENS_ID_KEY is set now, or the
-    other way round; returns the exit status. Drawings have nothing to hide.
+    """Refine anew, whatever DVC thinks, where the ids of the refined images are not those that RARELENS_ID_KEY, as it is now, gives to the raw
+    files; returns the exit status. Drawings have nothing to hide.
     """
-    told = Path("data/refined", params.dataset, "refined.json")
-    if params.dataset == params.phantom.name or not told.exists() or read_json(told)["public_ids"] != bool(os.environ.get(ID_KEY)):
+    refined = Path("data/refined", params.dataset)
+    tables = [] if params.dataset == params.phantom.name else sorted(refined.glob("*.parquet"))
+    sources = {source for table in tables for source in pq.ParquetFile(table).read(columns=["source"]).column("source").to_pylist()}
+    raw = Path("data/raw", params.dataset)
+    if not sources or any(keyed("file", path.relative_to(raw).as_posix()) in sources for path in raw.rglob("*")):
         return 0
-    print(f"{told}: the ids were made {'without' if os.environ.get(ID_KEY) else 'with'} {ID_KEY}; the images are refined anew", flush=True)
+    print(f"{refined}: its ids were made under another {KEY}, or of other files; the images are refined anew", flush=True)
     return call([*dvc, "repro", "--force", "--single-item", "refine"], hold)
 
 
