@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Two processes share two cores: threads that wait must not spin. Set before torch is loaded, here and in what the tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests import browser
 from tests.repository import checkout, command
 
 
@@ -38,3 +41,10 @@ def smoke_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             log.write_text(command(folder, "-m", "stages.runtime.launch", "smoke", check=False).stdout)
     assert (folder / "reports/smoke/verdict.json").exists(), f"the smoke run failed:\n{log.read_text()[-6000:]}"
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium of the module's own; for tests that skip without one."""
+    with browser.browser() as opened:
+        yield opened

@@ -43,12 +43,6 @@ def photographs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return tiny_ham.add(root, tmp_path_factory.mktemp("training"))
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser.browser() as opened:
-        yield opened
-
-
 def foreign() -> dict[str, bytes]:
     """A photograph of a temple, noise, and what a chest X-ray looks like."""
     temple = io.BytesIO()

@@ -31,12 +31,6 @@ def address(smoke_repo: Path) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser.browser() as opened:
-        yield opened
-
-
 def open_smoke(chromium: Browser | BrowserContext, address: str, view: str = "") -> Page:
     """A view of the smoke run, which is not the default."""
     page = browser.open_page(chromium, f"{address}/{view}")
