@@ -61,8 +61,9 @@ def share(found: Mapping[str, Any]) -> Share | None:
     return None if isinstance(found["value"], str) else Share(found["value"], found["low"], found["high"], found["n"])
 
 
-def predictive(hit: Share, false: Share, prevalence: float) -> tuple[float, float, float]:
+def predictive(hit: Share, false: Share, prevalence: float) -> tuple[float, float, float] | None:
     """Of those who get an answer, the share for whom it is right, with its bounds, by Bayes: `hit` gets it where it is right, `false` where not.
+    None where nobody on test got it.
 
     `prevalence` 0..1 is the share of patients for whom it is right. The bounds take both intervals at their ends, so they are wide.
     """
@@ -71,6 +72,8 @@ def predictive(hit: Share, false: Share, prevalence: float) -> tuple[float, floa
         got = prevalence * right + (1 - prevalence) * wrong
         return prevalence * right / got if got else 0.0
 
+    if not hit.value and not false.value:
+        return None
     return bayes(hit.value, false.value), bayes(hit.low, false.high), bayes(hit.high, false.low)
 
 
@@ -85,7 +88,7 @@ def firm(answer: Presence) -> tuple[Presence, ...]:
 
 
 def value_of_answer(answer: Presence, found: Mapping[str, Share | None], prevalence: float) -> tuple[float, float, float] | None:
-    """How often "present" or "not present" is right where the disease has that `prevalence`; None for cannot say, or where test has too few."""
+    """How often "present" or "not present" is right where the disease has that `prevalence`; None for cannot say, or where test has too few or none got it."""
     if answer == "yes" and (hit := found.get("sensitivity")) and (spared := found.get("specificity")):
         return predictive(hit, complement(spared), prevalence)
     if answer == "no" and (right := found.get("ruled_out")) and (missed := found.get("missed")):

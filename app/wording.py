@@ -35,9 +35,11 @@ def of_1000(p: float) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """A range of probabilities as counts of 1,000."""
-    first, last = thousandths(low), thousandths(high)
-    return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+    """A range of probabilities as counts of 1,000; its ends are no more rounded to a certainty than one number is."""
+    first, last = (
+        "under 1" if p and not n else "over 999" if p < 1 and n == 1000 else f"{n:,}" for p, n in ((p, thousandths(p)) for p in (low, high))
+    )
+    return first if first == last else f"{first} to {last}"
 
 
 def percent(p: float) -> str:
@@ -57,8 +59,8 @@ def listed(names: Sequence[str], last: Literal["or", "and"] = "or") -> str:
 
 def of_100(one: Share) -> str:
     """A measured share as a natural frequency with its interval and n: "64 (58 to 70; n = 210)"."""
-    low, high = round(100 * one.low), round(100 * one.high)
-    return f"{round(100 * one.value)} ({low} to {high}; n = {one.n:,})"
+    value, low, high = (f"over {99}" if 0.99 < p < 1 and round(100 * p) == 100 else f"{100 * p:.0f}" for p in (one.value, one.low, one.high))
+    return f"{value} ({low} to {high}; n = {one.n:,})"
 
 
 def intended(card: Card) -> list[str]:

@@ -45,7 +45,7 @@ def right(answer: Presence, value: tuple[float, float, float] | None, prevalence
     """The predictive value of "present" or "not present" at the entered prevalence 0..1."""
     said = PRESENCE[answer][0].lower()
     if value is None:
-        return f"How often “{said}” is right is not known: too few lesions were tested."
+        return f"How often “{said}” is right is not known: too few lesions were tested, or none of them was told so."
     mid, low, high = value
     return f"Among such patients ({of_1000(prevalence)} with it) “{said}” is right for **{of_1000(mid)}** who are told so ({span(low, high)})."
 

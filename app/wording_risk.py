@@ -25,9 +25,14 @@ LEVEL: dict[Level, tuple[str, str, Colour]] = {
 }
 
 
+def plain_ratio(ratio: float) -> str:
+    """A likelihood ratio in two or three digits, never in powers of ten: "0.031", "6.3", "210"."""
+    return f"{ratio:,.0f}" if ratio >= 99.5 else f"{ratio:.3g}" if ratio >= 0.0001 else f"{ratio:.6f}"
+
+
 def times(ratio: float) -> str:
     """A likelihood ratio: "x 6.3"."""
-    return f"× {ratio:.3g}" if ratio < 1000 else f"× {ratio:,.0f}"
+    return f"× {plain_ratio(ratio)}"
 
 
 def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: int) -> list[tuple[str, str, str, str]]:
@@ -39,24 +44,27 @@ def evidence(findings: Sequence[Finding], image: ImageRatio | None, n_positive: 
             rows.append((what, "unchanged", "", "the card has no ratio for this disease"))
         else:
             source = "EXAMPLE, no source opened" if found.example else found.ratio.source
-            rows.append((what, times(found.ratio.value), f"{found.ratio.low:g} to {found.ratio.high:g}", source))
+            rows.append((what, times(found.ratio.value), f"{plain_ratio(found.ratio.low)} to {plain_ratio(found.ratio.high)}", source))
     if image is None:
         rows.append(("The image", "unchanged", "", "the calibration set has too few lesions to say what an image is worth"))
     else:
         source = f"this model, {n_positive:,} calibration lesions with it"
         if image.raw != image.value:
             source += "; limited to what they support"
-        told = f"{image.spread[0]:.2g} to {image.spread[1]:.2g} over the models" if image.spread else "not known"
-        rows.append(("The image", times(image.value), f"{told}; kept within {image.low:.2g} to {image.high:,.0f}", source))
+        told = f"{plain_ratio(image.spread[0])} to {plain_ratio(image.spread[1])} over the models" if image.spread else "not known"
+        rows.append(("The image", times(image.value), f"{told}; kept within {plain_ratio(image.low)} to {plain_ratio(image.high)}", source))
     return rows
 
 
 def steps(result: Assessment) -> list[tuple[str, str, str, str]]:
-    """A row per step of the risk: which, its chance, the chance's interval, and as a natural frequency."""
+    """A row per step of the risk: which, its chance, the chance's interval, and as a natural frequency. Where the image was worth more than
+    calibration supports, its limit is no certainty, and the row says so."""
+    held = "the image held at its limit" if result.image and result.image.value != result.image.raw else ""
+    last = ", ".join(told for told in (between(result.after_image_interval), held) if told)
     return [
         ("Before", percent(result.prior), "as entered", of_1000(result.prior)),
         ("After the answers", percent(result.after_symptoms), between(result.after_symptoms_interval), of_1000(result.after_symptoms)),
-        ("After the image", percent(result.after_image), between(result.after_image_interval), of_1000(result.after_image)),
+        ("After the image", percent(result.after_image), last, of_1000(result.after_image)),
     ]
 
 
@@ -74,7 +82,7 @@ def told_ratio(ratio: Mapping[str, Any] | None, example: bool = False) -> str:
     """A likelihood ratio {value, interval} with its interval: "× 6 (2 to 18, EXAMPLE)"; None: it changes nothing."""
     if ratio is None:
         return "unchanged"
-    told = [f"{low:.3g} to {high:.3g}" for low, high in [ratio["interval"]] if low < high] if ratio["interval"] else []
+    told = [f"{plain_ratio(low)} to {plain_ratio(high)}" for low, high in [ratio["interval"]] if low < high] if ratio["interval"] else []
     told += ["EXAMPLE"] if example else []
     return f"{times(ratio['value'])} ({', '.join(told)})" if told else times(ratio["value"])
 

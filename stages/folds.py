@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,15 @@ def run_folds(preset: str) -> tuple[Params, list[Path]]:
     return params, kept
 
 
+def told_by_folds(texts: Sequence[Sequence[str]]) -> list[str]:
+    """What the folds' reports say, once: what differs in numbers alone is one warning, told as the first fold does, and in how many folds it stands."""
+    same: dict[str, list[str]] = {}
+    for each in texts:
+        for text in dict.fromkeys(each):
+            same.setdefault(re.sub(r"\d[\d.,]*", "0", text), []).append(text)
+    return [f"{told[0]} (said in {len(told)} of {len(texts)} folds; the numbers are of one of them)" for _, told in sorted(same.items())]
+
+
 def pool(tables: Sequence[pd.DataFrame], classes: list[str], rare: list[str]) -> tuple[dict[str, NDArray[np.float64]], Truth]:
     """Probabilities (S, N, C) by regime over the test images of all folds, and their truth; a regime that a fold lacks is left out.
 
@@ -162,8 +172,8 @@ def main() -> None:
         titles={name: c.title for name, c in card.classes.items()},
         bootstrap=own.bootstrap,
         base=abouts[0]["base"],
-        warnings=sorted({text for about in abouts for text in about["warnings"]}),
-        shortcuts=sorted({text for about in abouts for text in about["shortcuts"]}),
+        warnings=told_by_folds([about["warnings"] for about in abouts]),
+        shortcuts=told_by_folds([about["shortcuts"] for about in abouts]),
         start=abouts[0]["start"],
         absent={regime: reason for about in abouts for regime, reason in about["absent"].items()},
         how=abouts[0]["how"],

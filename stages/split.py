@@ -141,6 +141,8 @@ def folds(train: pd.DataFrame, count: int, seed: int) -> pd.Series:
     if train["group"].nunique() < count:
         raise UserError(f"train holds {train['group'].nunique()} group(s), too few for split.folds {count}")
     classes = train.groupby("label")["group"].nunique()
+    if train.groupby("label").size().max() < count:
+        raise UserError(f"no class has split.folds {count} images in train: lower split.folds, or give train more images")
     for label in classes.index[classes < count]:
         print(f"warning: class {label} has {classes[label]} group(s) in train, fewer than split.folds {count}: some folds hold none of it")
     rows = train.sort_values("id")

@@ -15,10 +15,11 @@ import yaml
 from streamlit.testing.v1 import AppTest
 
 from app import artifacts, document, measured, wording, wording_result, wording_risk
-from app.risk import findings, image_ratio
+from app.measured import Share
+from app.risk import assess, findings, image_ratio
 from stages.classifier.prediction import Result, open_model, predict
 from stages.classifier.reading import read
-from stages.dataset.card import read_card
+from stages.dataset.card import Risk, read_card
 from stages.dataset.groups import group_hash
 from stages.imaging.phantoms import CLASSES
 from stages.imaging.refining import encode_png
@@ -352,7 +353,13 @@ def test_words() -> None:
     assert wording.plain("a_b*c") == "a\\_b\\*c"
     limited = image_ratio(1.0, 0.2, 10, 40)
     assert "limited to what they support" in wording_risk.evidence((), limited, 10)[0][3]
-    assert wording_risk.evidence((), image_ratio(0.2, 0.2, 10, 40, (0.1, 0.3)), 10)[0][2] == "0.44 to 1.7 over the models; kept within 0.3 to 13"
+    assert wording_risk.evidence((), image_ratio(0.2, 0.2, 10, 40, (0.1, 0.3)), 10)[0][2] == "0.444 to 1.71 over the models; kept within 0.3 to 13.3"
+    assert [wording_risk.times(r) for r in (0.031, 6.3, 210, 999.7, 12345)] == ["× 0.031", "× 6.3", "× 210", "× 1,000", "× 12,345"]
+    held = assess(0.001, (), image_ratio(0.9999, 1 / 7, 105, 630, (0.999, 0.99999)), Risk(low=0.05, high=0.2, prior={}))
+    assert wording_risk.steps(held)[2][2] == "the image held at its limit", "no certainty"
+    assert wording.span(0.0001, 0.9999) == "under 1 to over 999" and wording.span(0.0, 0.5) == "0 to 500"
+    assert wording.of_100(Share(0.996, 0.98, 1.0, 250)) == "over 99 (98 to 100; n = 250)"
+    assert measured.predictive(Share(0, 0, 0.02, 210), Share(0, 0, 0.003, 1260), 0.1) is None, "never said"
     assert wording_risk.reach(["low", "low"]) == "" and "from low to high" in wording_risk.reach(["low", "high"])
     assert wording_risk.evidence(findings("nv", {}, {}), None, 0)[0][1] == "unchanged"
 

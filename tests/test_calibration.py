@@ -31,9 +31,13 @@ def test_the_shift_undoes_timid_probabilities_and_a_change_in_the_mix_of_classes
     np.testing.assert_allclose(shift(believed, temperature, bias).mean(0), [0.6, 0.3, 0.1], atol=0.01)
 
 
-def test_a_class_without_a_row_keeps_a_finite_bias() -> None:
-    temperature, bias = fit_shift(np.full((40, 3), 1 / 3), np.repeat([0, 1], 20))
-    assert np.isfinite(temperature) and np.isfinite(bias).all() and bias[2] < bias[0]
+def test_a_class_without_a_row_is_not_calibrated_away() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [30, 10])
+    p = softmax(rng.normal(size=(40, 3)) + 2 * np.eye(3)[labels], axis=1)
+    temperature, bias = fit_shift(p, labels)
+    assert np.isfinite(temperature) and bias[2] == pytest.approx((bias[0] + bias[1]) / 2, abs=1e-5)
+    assert shift(np.array([0.1, 0.1, 0.8]), temperature, bias).argmax() == 2
 
 
 @settings(max_examples=200, deadline=None)

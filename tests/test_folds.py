@@ -66,7 +66,7 @@ class Graph:
             write_json(Path("models/tiny", regime, "model.json"), {"exposures": shown, "training": training})
         write_json(Path("models/tiny/oracle/absent.json"), {"regime": "oracle", "reason": "none to spare"})
         write_json(Path("models/tiny/base/base.json"), {"source": "models/base", "known_groups": True})
-        write_json(Path("reports/tiny/data.json"), {"warnings": [f"of fold {fold}"], "shortcut": {}})
+        write_json(Path("reports/tiny/data.json"), {"warnings": [f"age goes with it (0.{fold})", *["odd"] * (not fold)], "shortcut": {}})
         write_table(Path("reports/tiny/plots/predictions.parquet"), predictions(fold))
         return 0
 
@@ -100,7 +100,12 @@ def test_the_folds_are_run_one_by_one_and_pooled_and_a_stopped_run_goes_on(graph
     assert verdict["folds"] == 5 and verdict["n_test_lesions"] == 5 * 7 * len(CLASSES) and verdict["helps"] is True and verdict["seeds"] == SEEDS
     assert set(verdict["controls"]) == {"real", "weighted", "duplicate", "randaugment", "logit_adjust"} and verdict["oracle_share"] is None
     text = Path("reports/tiny/verdict.md").read_text()
-    assert "make folds PRESET=tiny" in text and "of fold 0" in text and "of fold 4" in text and "No oracle: none to spare" in text
+    assert (
+        "make folds PRESET=tiny" in text
+        and text.count("age goes with it (0.0) (said in 5 of 5 folds") == 1
+        and "odd (said in 1 of 5 folds" in text
+        and "No oracle: none to spare" in text
+    )
     assert {p.stem for p in Path("reports/tiny/metrics").iterdir()} == set(WHAT) - {"oracle"}
     detail = read_json("reports/tiny/detail/combined.json")
     assert np.sum(detail["confusion"]["counts"]) == 245 and detail["exposures"]["1"]["df"] == {"real": 2.0, "synthetic": 2.0, "oracle": 0.0}

@@ -45,12 +45,14 @@ def fit_shift(p: Floats, labels: NDArray[np.integer[Any]]) -> tuple[float, NDArr
 
     Bias-corrected temperature scaling (Alexandari et al. 2020) of an ensemble: the mean of calibrated members is itself too
     timid (Rahaman and Thiery 2021), and a disease that was rare in train stays too improbable wherever it is commoner.
-    A small ridge keeps a class without a row finite.
+    A class without a row says nothing of its bias, which is that of the others in the mean: its probability stays what the models say.
     """
     from scipy.optimize import minimize
 
-    classes, rows = p.shape[1], np.arange(len(labels))
-    share = np.bincount(labels, minlength=classes) / len(labels)
+    present, labels = np.unique(labels, return_inverse=True)
+    bias, p = np.zeros(p.shape[1]), p[:, present]
+    classes, rows = len(present), np.arange(len(labels))
+    share = np.bincount(labels) / len(labels)
     log_p = np.log(np.maximum(p, 1e-12))
 
     def loss(x: Floats) -> tuple[float, NDArray[np.float64]]:
@@ -62,7 +64,8 @@ def fit_shift(p: Floats, labels: NDArray[np.integer[Any]]) -> tuple[float, NDArr
     low, high = TEMPERATURES
     start, bounds = np.concatenate([[1.0], np.zeros(classes)]), [(1 / high, 1 / low), *[(None, None)] * classes]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return round(float(1 / found[0]), 6), np.round(found[1:], 6)
+    bias[:], bias[present] = found[1:].mean(), found[1:]
+    return round(float(1 / found[0]), 6), np.round(bias, 6)
 
 
 def calibrated(p: Floats, info: Mapping[str, Any]) -> NDArray[np.float64]:

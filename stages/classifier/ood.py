@@ -10,8 +10,9 @@ in each of two views of the image:
 Texture alone lets chest X-rays pass as skin to a model of photographs (tests/test_ood.py): an early layer does not mind that all colour is gone.
 In one vector the many textures would outvote the six colours. Each view has one Ledoit-Wolf covariance for all classes: a rare class has
 fewer images than the features have dimensions. An image is of a class when no view of it lies beyond that class's limit, and refused when
-it is of none. The limits of a class are conformal quantiles of the distances of its own cal images, so that of each class, rare
-ones too, at most LEVEL are refused. Not used: the energy of the logits, which let chest X-rays, photographs and noise pass as phantoms.
+it is of none. The limits of a class are conformal quantiles of the distances of its own cal images, each view at its
+share of LEVEL, so that of each class, rare ones too, at most LEVEL are refused. Not used: the energy of the logits, which let chest X-rays,
+photographs and noise pass as phantoms.
 
 Why not a library: pytorch-ood's Mahalanobis inverts the plain covariance, and gives the least distance alone, which allows no limit a class.
 """
@@ -29,7 +30,6 @@ Floats = NDArray[np.floating[Any]]
 FILE = "ood.safetensors"
 VIEWS = ("texture", "colour")
 LEVEL = 0.05
-LEAST = math.ceil(1 / LEVEL) - 1  # images without which no quantile at LEVEL exists
 YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # ITU-R BT.601, as JPEG has it
 LUMA = YCC[0]
 #: What two prints of one picture may differ by, so that a data set without any colour does not refuse a JPEG's trace of it.
@@ -104,14 +104,14 @@ def quality(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     return {"brightness": grey.mean((1, 2)), "sharpness": np.abs(laplace(grey, axes=(1, 2))).mean((1, 2))}
 
 
-def limit(own: Floats, every: Floats) -> float | None:
-    """The conformal quantile (1 - LEVEL) of a class's `own` distances; when they are too few, that of `every` class's, and no less than any of its own.
+def limit(own: Floats, every: Floats, level: float = LEVEL / len(VIEWS)) -> float | None:
+    """The conformal quantile (1 - `level`) of a class's `own` distances; when they are too few, that of `every` class's, and no less than any of its own.
 
     None where these are too few as well: then nothing is refused for its distance.
     """
 
     def quantile(values: Floats) -> float | None:
-        rank = len(values) + 1 - math.floor((len(values) + 1) * LEVEL + 1e-9)
+        rank = len(values) + 1 - math.floor((len(values) + 1) * level + 1e-9)
         return None if rank > len(values) else float(np.sort(values)[rank - 1])
 
     found = quantile(own)
@@ -121,18 +121,11 @@ def limit(own: Floats, every: Floats) -> float | None:
 
 
 def limits(own: Floats, labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """The limits (VIEWS, classes) that hold together, of cal images with `labels` (N,) and distances `own` (VIEWS, N), each to its own class.
-
-    First each view's own limit; then both are moved out alike, as far as what exceeds either wants. Infinite where images are too few.
+    """The limits (VIEWS, classes) of cal images with `labels` (N,) and distances `own` (VIEWS, N), each to its own class; infinite where images are
+    too few. Each view has its share of LEVEL (Bonferroni), so that together they refuse no more than that.
     """
-
-    def of_class(values: Floats) -> NDArray[np.float64]:
-        found = [limit(values[labels == c], values) for c in range(classes)]
-        return np.array([np.inf if v is None else v for v in found])
-
-    apart = np.stack([of_class(view) for view in own])
-    exceeds = (own / apart[:, labels]).max(0)
-    return np.asarray(apart * of_class(exceeds))
+    found = [[limit(view[labels == c], view) for c in range(classes)] for view in own]
+    return np.array([[np.inf if v is None else v for v in view] for view in found])
 
 
 def named(limits: Floats, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:

@@ -25,10 +25,8 @@ def divide(split: pd.DataFrame, rare: Sequence[str], most: int) -> pd.Series:
         own = order[reserve["label"] == disease]
         room = min(most, int(NULL_SHARE * len(own)))
         for name, size in own.value_counts().sort_index().items():
-            if name in null:
+            if name in null or size > room:
                 continue
-            if size > room:
-                break
             null.add(str(name))
             room -= int(size)
     taken = order.isin(null)

@@ -92,7 +92,7 @@ def caveats(verdict: Mapping[str, Any], facts: Facts) -> list[str]:
     lines = [
         f"The intervals reach up to {widest:.3f} to either side: a smaller gain than that could easily be missed.",
         "The candidate is `evaluate.candidate` of params.yaml; no program can check that it was set before test was read.",
-        f"{len(verdict['seeds'])} seeds tell little of how much seeds vary, and each disease has one LoRA, whose own variation no interval holds: "
+        f"{len(verdict['seeds'])} seed(s) tell little of how much seeds vary, and each disease has one LoRA, whose own variation no interval holds: "
         "a bound that only just misses zero is weak.",
         *(f"Not trained: {name} ({reason})." for name, reason in sorted(facts.absent.items()) if name != ORACLE),
         "Scores at argmax are means over seeds. logit_adjust has no temperature of its own, so its ECE is no rival to the others'.",

@@ -24,8 +24,11 @@ def cramers_v(chi2: float, n: int, rows: int, columns: int) -> float:
 
 
 def correlation_ratio(share: float, n: int, classes: int) -> float:
-    """The correlation ratio, 0..1, of a share of variance between `classes`, less its bias (epsilon squared, Kelley, PNAS 1935, 21:554)."""
-    return max(0.0, 1 - (1 - share) * (n - 1) / (n - classes)) ** 0.5
+    """The correlation ratio, 0..1, of a share of variance between `classes`, less its bias (epsilon squared, Kelley, PNAS 1935, 21:554).
+
+    0 where each class has one value, which tells nothing.
+    """
+    return 0.0 if n <= classes else max(0.0, 1 - (1 - share) * (n - 1) / (n - classes)) ** 0.5
 
 
 def between_classes(values: Floats, labels: NDArray[np.int64]) -> Floats:

@@ -136,7 +136,7 @@ class Split(Block):
 
     @property
     def test_folds(self) -> int:
-        """How many folds of test there are: as many as its share fits into the whole."""
+        """How many folds of test there are: the whole number nearest to what its share goes into the whole."""
         return round(1 / self.test) if self.test else 1
 
     @model_validator(mode="after")
