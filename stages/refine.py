@@ -168,6 +168,15 @@ def frames_left_out(facts: pd.DataFrame, rows: pd.DataFrame, kept: pd.DataFrame,
     }
 
 
+def keep_apart(raw: Path, out: Path) -> None:
+    """Refuse an OUT_DIR that is RAW_DIR, holds it or lies in it: it is emptied before the table is written."""
+    one, other = raw.resolve(), out.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise UserError(f"{out} is emptied and written anew, and {raw} must stay as it is: give an OUT_DIR that is neither in the other's folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder, which is emptied and written anew")
+
+
 def main() -> None:
     """Read the card and the files, refine, find duplicates, write the table and the quarantine list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,6 +186,7 @@ def main() -> None:
     args = parser.parse_args()
     card, params = read_card(args.card), read_params(rare_needed=False)
     p = params.refine
+    keep_apart(args.raw, args.out)
 
     if ids.is_public() and not card.phantom:
         print(f"warning: {ids.KEY} is not set: whoever guesses a file's name or a patient's id can find its images. For patients' data, set a secret")

@@ -321,3 +321,24 @@ def test_the_command_prints_the_same_card_twice(tmp_path: Path, capsys: pytest.C
     _, first = draft(folder, capsys, monkeypatch)
     shutil.copytree(folder, tmp_path / "again" / "x")
     assert draft(tmp_path / "again" / "x", capsys, monkeypatch)[1] == first
+
+
+@pytest.mark.parametrize("label", ["mel\nanoma", "invasive carcinoma, " * 12, 'said "so"\tand so'])
+def test_whatever_stands_in_a_table_the_draft_is_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, label: str
+) -> None:
+    folder = files(tmp_path / "odd", *(f"{k}.png" for k in range(6)))
+    rows = [{"image": f"{k}.png", "dx": label if k % 2 else "benign", "age\n(years)": 30 + k, "notes\nmodality: x": "y"} for k in range(6)]
+    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+    (folder / "._metadata.csv").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X\xb0\xff")
+    found, text = draft(folder, capsys, monkeypatch)
+    assert len(found.classes) == 2 and label.strip() in found.layout.labels and found.attributes["age"] == "age\n(years)", text
+
+
+def test_pipes_do_not_hold_a_draft_up(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = files(tmp_path / "pipes", "nv/1.png", "nv/2.png", "mel/1.png")
+    os.mkfifo(folder / "nv/pipe.png")
+    assert len(draft(folder, capsys, monkeypatch)[0].classes) == 2
+    os.mkfifo(folder / "breastmnist.npz")
+    with pytest.raises(UserError, match="not a regular file"):
+        look(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -324,3 +325,81 @@ def test_what_pydicom_plainly_reads_is_refined(odd: dict[str, bytes]) -> None:
     refined, by_rule, refused = outcomes(odd, lambda data: dcmread(io.BytesIO(data)).pixel_array)
     assert refined > 70 and by_rule < 10
     assert refined / (refined + len(refused)) >= 0.9, refused
+
+
+WINDOW = {"WindowCenter": 16500, "WindowWidth": 700}
+
+
+def test_elements_that_anonymisers_leave_empty_are_as_good_as_absent() -> None:
+    own, windowed = grey(dataset(RAMP)), grey(dataset(RAMP, **WINDOW))
+    for empty in ({"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": 16500, "WindowWidth": None}, {"WindowCenter": "", "WindowWidth": ""}):
+        assert np.array_equal(grey(dataset(RAMP, **empty)), own)
+    assert np.array_equal(grey(dataset(RAMP, VOILUTFunction="", **WINDOW)), windowed)
+    assert np.array_equal(grey(dataset(RAMP, VOILUTSequence=Sequence([Dataset()]), **WINDOW)), windowed)
+    assert np.array_equal(grey(dataset(RAMP, ModalityLUTSequence=Sequence([Dataset()]), RescaleSlope=None, RescaleIntercept=None)), own)
+    frames = dataset(np.stack([RAMP, RAMP]), NumberOfFrames=2, **WINDOW)
+    blank, group = Dataset(), Dataset()
+    blank.WindowCenter = blank.WindowWidth = None
+    group.FrameVOILUTSequence = Sequence([blank])
+    frames.PerFrameFunctionalGroupsSequence = Sequence([group, group])
+    assert np.array_equal(grey(frames), windowed), "an empty window of a frame does not hide the file's"
+
+
+def test_half_a_rescale_is_a_rescale() -> None:
+    assert np.array_equal(grey(dataset(RAMP, RescaleIntercept=-1000, **WINDOW | {"WindowCenter": 15500})), grey(dataset(RAMP, **WINDOW)))
+    whole = {"RescaleSlope": 2, "WindowCenter": 33000, "WindowWidth": 1400}
+    assert np.array_equal(grey(dataset(RAMP, **whole)), grey(dataset(RAMP, RescaleIntercept=0, **whole)))
+
+
+def test_the_order_of_planes_says_nothing_of_jpeg_and_may_be_missing() -> None:
+    pixels = np.asarray(scene())
+    for planes in (0, 1):
+        one = dataset(pixels, "YBR_FULL_422", JPEGBaseline8Bit, PlanarConfiguration=planes)
+        one.PixelData = encapsulate([encoded(scene(), "JPEG", quality=95)])
+        assert difference(decode(written(one)).picture, pixels) < 2 * SUFFICIENT, planes
+    one = dataset(pixels, "RGB")
+    del one.PlanarConfiguration
+    assert difference(decode(written(one)).picture, pixels) == 0
+
+
+def test_padding_that_is_written_without_its_sign_is_found() -> None:
+    padded = (RAMP.astype(np.int32) - 16500).astype(np.int16)
+    padded[:10] = -2000
+    one = dataset(padded)
+    one.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    shown = grey(one)
+    assert (shown[:10] == 0).all() and np.array_equal(shown[10:], window(padded[10:]))
+
+
+def test_a_palette_of_16_bits_that_holds_numbers_of_8_is_as_bright_as_they_say() -> None:
+    indices = np.tile(np.arange(64, dtype=np.uint8), (48, 1))
+    one = dataset(indices, "PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        one.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [64, 0, 16])
+        one.add_new(f"{name}PaletteColorLookupTableData", "OW", (np.arange(64, dtype="<u2") * 4).tobytes())
+    assert np.array_equal(grey(one)[0], np.arange(64) * 4)
+
+
+def test_frames_of_single_bits_need_not_end_with_a_byte() -> None:
+    frames = np.random.default_rng(0).integers(0, 2, (3, 11, 13), np.uint8)
+    packed = np.packbits(frames.ravel(), bitorder="little").tobytes()
+    one = dataset(frames, NumberOfFrames=3, BitsAllocated=1, BitsStored=1, HighBit=0, PixelData=packed + b"\0" * (len(packed) % 2))
+    shown = [np.asarray(found.picture)[..., 0] for found in decode_frames(written(one), "all")]
+    assert np.array_equal(np.stack(shown), frames * 255)
+
+
+def test_a_kind_in_small_letters_is_known() -> None:
+    assert np.array_equal(grey(dataset(RAMP, "monochrome1")), 255 - window(RAMP))
+
+
+def test_a_window_on_a_mammogram_of_28_million_pixels_takes_no_more_memory_than_its_own_range() -> None:
+    values = np.add.outer(np.arange(1000, dtype=np.uint16), np.arange(1000, dtype=np.uint16))
+    data = written(dataset(values, WindowCenter=900, WindowWidth=1500, RescaleSlope=1, RescaleIntercept=0))
+    decode(data)  # what is imported and kept counts once
+    tracemalloc.start()
+    try:
+        decode(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 16 * values.size

@@ -196,3 +196,39 @@ def test_a_pipe_is_no_table(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(UserError, match="not a regular file"):
         read_csv(tmp_path / "t.csv")
+
+
+TABLE = {"kind": "csv", "table": "t.csv", "file": "image", "label": "dx", "labels": {"A": "a", "B": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("image,dx\nimg\\1.png,A\n", "img/1.png"),
+        ("image,dx\n/home/roe/img/1.png,A\n", "img/1.png"),
+        ("image,dx\n1.PNG,A\n", "img/1.png"),
+        ("image,dx\nb\u00e9b\u00e9.png,A\n", "be\u0301be\u0301.png"),
+        ("image, dx\n1.png, A\n", "1.png"),
+        ("image\tdx\n1.png\tA\n", "1.png"),
+        ("image;dx;age, years\n1.png;A;3\n", "1.png"),
+        ("image,dx\n1.png,A,\n", "1.png"),
+    ],
+)
+def test_names_and_tables_as_other_systems_write_them_are_found(tmp_path: Path, text: str, name: str) -> None:
+    images(tmp_path, name)
+    (tmp_path / "t.csv").write_text(text)
+    found = listed(tmp_path, TABLE)
+    assert found.rows["label"].tolist() == ["a"] and found.without_file == 0, found.refused
+
+
+def test_what_fits_two_files_is_not_guessed(tmp_path: Path) -> None:
+    images(tmp_path, "x/1.png", "y/1.png", "y/2.png")
+    (tmp_path / "t.csv").write_text("image,dx\nz/1.png,A\n2.PNG,B\n")
+    found = listed(tmp_path, TABLE)
+    assert found.rows["file"].tolist() == ["y/2.png"] and found.without_file == 1
+
+
+def test_more_fields_than_the_header_names_are_refused_and_not_shifted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,dx\n1.png,A,left\n2.png,B,right\n")
+    with pytest.raises(UserError, match="more columns than its first line names"):
+        read_csv(tmp_path / "t.csv")

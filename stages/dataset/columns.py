@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages.dataset.raw import HOT, UNKNOWN
+from stages.dataset.raw import HOT, UNKNOWN, plain_name
 
 MOST_CLASSES = 50  # a column with more different values is no label
 #: Words in a column's name, for the label from the surest on; and for the id of a patient, who counts more than a lesion.
@@ -66,13 +66,9 @@ def _known(values: pd.Series) -> pd.Series:
 def _files_of(values: pd.Series, files: list[str]) -> tuple[str, str, int]:
     """(column, suffix to add, number of rows that name a file by path or bare name); the suffix that most rows need."""
     paths = [PurePosixPath(f) for f in files]
-    whole = {*files, *(p.name for p in paths)}
-    best = ("", int(values.isin(whole).sum()))
-    stems = {
-        **{p.name.removesuffix(p.suffix): p.suffix for p in paths},
-        **{f.removesuffix(p.suffix): p.suffix for f, p in zip(files, paths, strict=True)},
-    }
-    suffixes = Counter(values.map(stems).dropna())
+    named = values.map(lambda value: plain_name(PurePosixPath(value.replace("\\", "/")).name))
+    best = ("", int(named.isin({plain_name(p.name) for p in paths}).sum()))
+    suffixes = Counter(named.map({plain_name(p.name.removesuffix(p.suffix)): p.suffix for p in paths}).dropna())
     suffixes.pop("", None)
     if suffixes and suffixes.most_common(1)[0][1] > best[1]:
         best = suffixes.most_common(1)[0]

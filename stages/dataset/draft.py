@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,10 +87,16 @@ def medmnist_draft(file: str) -> Draft:
 
 def write_draft(draft: Draft) -> str:
     """The card as YAML with comments."""
-    lines = [f"# {line}" for line in draft.head]
+    lines: list[str] = []
+
+    def say(*notes: str) -> None:
+        """Comments, each one line: a column's name may hold a line break."""
+        lines.extend(f"# {' '.join(note.split())}" for note in notes)
+
+    say(*draft.head)
 
     def key(name: str, value: Any, beside: str = "") -> None:
-        lines.extend(f"# {note}" for note in draft.notes.get(name, []))
+        say(*draft.notes.get(name, []))
         lines.append(flow({name: value})[1:-1] + (f"  # {beside}" if beside else ""))
 
     def ask(value: str) -> str:
@@ -102,18 +109,23 @@ def write_draft(draft: Draft) -> str:
     key("modality", draft.modality, "check: dermoscopy, brain MRI, ..." if draft.licence == ASK else "")
     key("phantom", False)
 
-    lines += [*(f"# {note}" for note in draft.notes.get("layout", [])), "layout:"]
+    say(*draft.notes.get("layout", []))
+    lines.append("layout:")
     lines += [f"  {flow({name: value})[1:-1]}" for name, value in draft.layout.items()]
     if draft.labels:
         lines.append("  labels:  # as in the data: key of the class")
         for raw, name in draft.labels.items():
-            lines.append(f"    {flow({raw: name})[1:-1]}" + (f"  # {draft.beside[raw]}" if raw in draft.beside else ""))
+            # A key of over 128 characters, or of several lines, would stand behind a question mark.
+            told = f"{json.dumps(raw, ensure_ascii=False)}: {name}" if len(raw) > 100 or not raw.isprintable() else flow({raw: name})[1:-1]
+            lines.append(f"    {told}" + (f"  # {draft.beside[raw]}" if raw in draft.beside else ""))
     key("attributes", draft.attributes)
 
-    lines += [*(f"# {note}" for note in draft.notes.get("classes", [])), "classes:"]
+    say(*draft.notes.get("classes", []))
+    lines.append("classes:")
     for name, title in draft.titles.items():
         lines += [f"  {name}:", f"    {flow({'title': title})[1:-1]}"] + (["    normal: true"] if name == draft.normal else [])
-    lines += [*(f"# {note}" for note in draft.notes.get("prompts", [])), "prompts:", f"  {BASE}: &general"]
+    say(*draft.notes.get("prompts", []))
+    lines += ["prompts:", f"  {BASE}: &general"]
     lines += [f"    - {flow([template])[1:-1]}" for template in templates(draft.image, draft.attributes)]
     lines += [f"  {name}: *general" for name in draft.titles]
     lines += [

@@ -61,7 +61,7 @@ def _archive(path: Path) -> Draft:
 def _from_table(path: Path, files: list[str], images: list[str]) -> Draft | None:
     """A draft by the table that labels the most files, with a second table's columns where the first lacks them."""
     tables: dict[str, tuple[pd.DataFrame, Columns]] = {}
-    for name in (f for f in files if is_utf8(f) and f.lower().endswith(TABLES)):
+    for name in (f for f in files if is_utf8(f) and f.lower().endswith(TABLES) and not PurePosixPath(f).name.startswith(".")):
         table = read_csv(path / name)
         if found := guess(table, images):
             tables[name] = (table, found)
@@ -160,6 +160,8 @@ def _describe(draft: Draft, path: Path, files: list[str], images: list[str]) -> 
 def _is_dicom(path: Path) -> bool:
     """Whether the file has DICOM's mark after its preamble of 128 bytes."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:

@@ -9,6 +9,8 @@ by group itself.
 
 from __future__ import annotations
 
+import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -86,6 +88,8 @@ def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
 def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """The archive at `path`; whatever is wrong with its bytes becomes a `UserError`, which names the file without its folder."""
     name = Path(path).name
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would never end
+        raise UserError(f"{name} is not a regular file")
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -95,8 +99,8 @@ def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
         raise UserError(f"{name} is broken or no .npz archive ({error or 'it ends too early'}); download it again") from None
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{name} is no MedMNIST archive: {' '.join(str(error).split())}") from None
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy reads an array's header as Python
+        raise UserError(f"{name} is no MedMNIST archive: {' '.join(re.sub('<[^>]*>', '', str(error)).split())}") from None
 
 
 @contextmanager
@@ -114,7 +118,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ..
             raise ValueError(f"{name} holds objects or lies in Fortran order")
         if name.endswith("images"):
             if len(shape) == 4 and shape[3] != 3:
-                raise ValueError(f"{name} has shape {shape}: a 3D set; rarelens reads the 2D sets")
+                raise ValueError(f"{name} has shape {shape}, as of a 3D set; rarelens reads the 2D sets, (N, H, W) and (N, H, W, 3)")
             if dtype != np.uint8 or len(shape) not in (3, 4) or not 0 < min(shape[1:]) <= max(shape[1:]) <= MAX_SIDE:
                 raise ValueError(f"{name} is {dtype} of shape {shape}, not uint8 of (N, H, W) or (N, H, W, 3)")
         elif dtype.kind not in "iu" or len(shape) != 2 or info.file_size > MAX_LABELS:

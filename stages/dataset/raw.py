@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -146,8 +147,8 @@ def _separator(path: Path) -> str:
     if path.suffix == ".tsv":
         return "\t"
     with path.open("rb") as opened:
-        first = opened.readline(2**16)
-    return ";" if b";" in first and b"," not in first else ","
+        first = opened.readline(2**16).decode(errors="replace")
+    return max(",;\t", key=first.count)  # the comma where none is there
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -161,7 +162,13 @@ def read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path} cannot be read as a UTF-8 table: {' '.join(str(error).split())}") from None
-    return table.fillna("").map(str.strip)
+    if not isinstance(table.index, pd.RangeIndex):  # each row has more fields than the header, and pandas takes the first for names of the rows
+        if table.index.nlevels > 1 or table.iloc[:, -1].any():
+            raise UserError(f"{path}: its rows have more columns than its first line names; quote what holds a separator, or name every column")
+        table = table.reset_index().iloc[:, :-1].set_axis(table.columns, axis=1)  # a separator ends each row
+    table = table.fillna("").map(str.strip)
+    stripped = [str(column).strip() for column in table]
+    return table.set_axis(stripped, axis=1) if len(set(stripped)) == len(stripped) else table
 
 
 def _read_tables(raw: Path, tables: list[str], card: Card) -> pd.DataFrame:
@@ -186,9 +193,15 @@ def _read_tables(raw: Path, tables: list[str], card: Card) -> pd.DataFrame:
     return table[wanted].drop_duplicates()
 
 
+def plain_name(name: str) -> str:
+    """A file's name without what systems write differently: case, and accents in one sign or two."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> tuple[dict[str, list[dict[str, str]]], int]:
     """The table's rows for each file, by path under RAW_DIR, by path beside the table, or by bare name; and how many rows have no file.
 
+    Backslashes count as slashes, and where nothing else fits neither folders, case nor the form of accents count, if one file alone fits.
     Where `layout.suffix` says that the table leaves endings out, a file with another ending is found by its stem: DICOM lies next to JPEG.
     """
     home = PurePosixPath(name).parent
@@ -196,17 +209,22 @@ def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> 
     by_bare = {PurePosixPath(f).name: f for f in files}
     stems = Counter(PurePosixPath(f).stem for f in files) if layout.suffix else Counter[str]()
     by_stem = {PurePosixPath(f).stem: f for f in files}
+    fitting: dict[str, set[str]] = {}
+    for f in files:
+        fitting.setdefault(plain_name(PurePosixPath(f).name), set()).add(f)
     known = set(files)
     matched: dict[str, list[dict[str, str]]] = {}
     without_file = 0
     for values in table.to_numpy():
         row = dict(zip(table.columns, values, strict=True))
-        wanted = row[str(layout.file)] + layout.suffix
+        wanted = row[str(layout.file)].replace("\\", "/") + layout.suffix
         candidates = [wanted, (home / wanted).as_posix()]
         if bare[wanted] == 1:
             candidates.append(by_bare[wanted])
         if stems[row[str(layout.file)]] == 1:
             candidates.append(by_stem[row[str(layout.file)]])
+        if len(alike := fitting.get(plain_name(PurePosixPath(wanted).name), set())) == 1:
+            candidates += alike
         file = next((c for c in candidates if c in known), None)
         if file is None:
             without_file += 1

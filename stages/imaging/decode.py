@@ -58,6 +58,8 @@ KNOWN = {
     b"Rar!": "a RAR archive: unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
     b"\xd7\xcd\xc6\x9a": "a Windows metafile, a drawing and not an image",
+    b"NRRD": "an NRRD volume: export its slices as PNG or DICOM first",
+    b"\x89HDF": "an HDF5 file: export its images as PNG first",
     b"<svg": "an SVG drawing: save it as PNG first",
     b"<?xml": "an XML file, such as an SVG drawing: save a drawing as PNG first",
 }
@@ -65,8 +67,9 @@ KNOWN = {
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF"}
 
 #: How a DICOM dataset without preamble starts: with one of these elements of group 2 (file meta) or 8, and of these types.
-FIRST_TAGS = {struct.pack("<HH", g, e) for g, e in ((2, 0), (2, 1), (2, 2), (2, 16), (8, 0), (8, 1), (8, 5), (8, 8), (8, 18), (8, 22), (8, 24))}
-FIRST_VR = {b"UL", b"OB", b"UI", b"CS", b"DA"}
+_EARLY = (0, 1, 5, 8, 18, 22, 24, 32, 48, 80, 96, 112)  # in group 8: dates, times, modality, manufacturer and others that come first
+FIRST_TAGS = {struct.pack("<HH", group, e) for group, elements in ((2, (0, 1, 2, 16)), (8, _EARLY)) for e in elements}
+FIRST_VR = {b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"SH", b"LO"}
 
 Frames = Literal["first", "middle", "all"]
 
@@ -188,7 +191,7 @@ def _not_an_image(data: bytes) -> str:
     if known := known_as(data):
         return f"not an image: {known}"
     if name := next((name for start, name in STARTS.items() if data.startswith(start)), None):
-        return f"broken image: it starts as a {name} file does, and its header cannot be read"
+        return f"broken image: it starts as a {name} file does, and is damaged or of a kind that cannot be read (save it with 8 or 16 bits a sample)"
     return "not an image of a known format (JPEG, PNG, TIFF, DICOM and other raster formats)"
 
 
@@ -196,6 +199,8 @@ def known_as(data: bytes) -> str | None:
     """What a file that is no image is, by its first 512 bytes or more, and what to do about it; None where that is not known."""
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         return "a HEIC photograph: save it as JPEG or PNG first"
+    if data[344:348] in (b"n+1\0", b"ni1\0"):
+        return "a NIfTI volume: export its slices as PNG or DICOM first"
     if data[257:262] == b"ustar":
         return "a tar archive: unpack it first"
     return next((told for start, told in KNOWN.items() if data.startswith(start)), None)

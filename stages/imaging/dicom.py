@@ -22,7 +22,7 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.pixels.decoders import JPEGExtended12BitDecoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from stages.imaging.decode import MAX_PIXELS, MAX_WIDE_PIXELS, Decoded, Opened, Refused, check_frames, check_size, seen, window
 
@@ -64,6 +64,7 @@ def open_dicom(data: bytes) -> Opened:
         frames, bits = _int(dataset, "NumberOfFrames", 1) or 1, _int(dataset, "BitsAllocated", 64)
         kind = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
         stored = _int(dataset, "BitsStored", bits)
+        _mend(dataset, kind, samples)
     except (Refused, MemoryError):
         raise
     except Exception:
@@ -78,7 +79,8 @@ def open_dicom(data: bytes) -> Opened:
 
     def read(index: int) -> Decoded:
         try:
-            pixels = pixel_array(dataset, index=index)
+            # pydicom cuts frames of single bits at whole bytes, where they need not end.
+            pixels = pixel_array(dataset)[index] if bits == 1 and frames > 1 and rows * columns % 8 else pixel_array(dataset, index=index)
             picture = Image.fromarray(_grey(pixels, dataset, index) if kind in GREY else _colour(pixels, dataset, stored)).convert("RGB")
         except (Refused, MemoryError):
             raise
@@ -89,6 +91,16 @@ def open_dicom(data: bytes) -> Opened:
         return Decoded(seen(picture), f"{kind} {stored} bit", "DICOM", index, frames, tagged)
 
     return Opened(frames, read)
+
+
+def _mend(dataset: Dataset, kind: str, samples: int) -> None:
+    """Put right what devices and anonymisers leave wrong, and what has one meaning all the same."""
+    if kind:
+        dataset.PhotometricInterpretation = kind
+    syntax = dataset.file_meta.TransferSyntaxUID
+    compressed = syntax.is_encapsulated and syntax != RLELossless
+    if samples > 1 and (compressed or dataset.get("PlanarConfiguration") is None):
+        dataset.PlanarConfiguration = 0  # it says nothing of JPEG and its kin, whose decoders give whole pixels
 
 
 def _lacking(dataset: Dataset) -> str:
@@ -147,21 +159,36 @@ def _frame_values(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:
         one.file_meta = dataset.file_meta
         for holder in holders:
             for name in names:
-                if name in holder:
+                if _says(holder, name):
                     one.add(holder[name])
         found.append(one)
-    return found[0], found[1]
+    modality, voi = found
+    if "RescaleSlope" in modality or "RescaleIntercept" in modality:  # pydicom wants both
+        modality.RescaleSlope, modality.RescaleIntercept = modality.get("RescaleSlope", 1), modality.get("RescaleIntercept", 0)
+    return modality, voi
+
+
+def _says(holder: Dataset, name: str) -> bool:
+    """Whether an element is there and holds something: anonymisers leave empty ones, and tables without their data."""
+    value = holder.get(name)
+    if name.endswith("LUTSequence"):
+        return bool(value) and all(value[0].get(part) for part in ("LUTDescriptor", "LUTData"))
+    return value is not None and str(value).strip() != "" and value != []
 
 
 def _grey(pixels: NDArray[np.generic], dataset: Dataset, index: int) -> NDArray[np.uint8]:
     """(H, W) stored values of any type as the (H, W) uint8 that a viewer shows."""
     modality, voi = _frame_values(dataset, index)
-    numbers = apply_modality_lut(pixels, modality)
-    grey = _windowed(numbers, voi)
     padding = None
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2:  # once for each value that occurs: a mammogram has 28 million pixels
+        least = int(pixels.min())
+        table = _windowed(apply_modality_lut(np.arange(least, int(pixels.max()) + 1).astype(pixels.dtype), modality), voi)
+        grey = None if table is None else table[pixels.astype(np.int32) - least]  # type: ignore[operator]
+    else:
+        grey = _windowed(apply_modality_lut(pixels, modality), voi)
     if grey is None or grey.min() == grey.max():
         padding = _padding(pixels, dataset)
-        grey = window(numbers, padding)
+        grey = window(apply_modality_lut(pixels, modality), padding)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
     if padding is not None:
@@ -173,13 +200,18 @@ def _padding(pixels: NDArray[np.generic], dataset: Dataset) -> NDArray[np.bool_]
     """Which stored values are padding: PixelPaddingValue, to PixelPaddingRangeLimit where there is one. None: no pixel, or all."""
     if dataset.get("PixelPaddingValue") is None:
         return None
-    low, high = sorted((int(dataset.PixelPaddingValue), _int(dataset, "PixelPaddingRangeLimit", int(dataset.PixelPaddingValue))))
+    first = int(dataset.PixelPaddingValue)
+    ends = [first, _int(dataset, "PixelPaddingRangeLimit", first)]
+    if pixels.dtype.kind == "i":  # some files write negative values as if they had no sign
+        span = 2 ** (8 * pixels.dtype.itemsize)
+        ends = [end - span if end >= span // 2 else end for end in ends]
+    low, high = sorted(ends)
     padding: NDArray[np.bool_] = (pixels >= low) & (pixels <= high)  # type: ignore[operator]
     return padding if padding.any() and not padding.all() else None
 
 
 def _windowed(numbers: NDArray[np.generic], voi: Dataset) -> NDArray[np.uint8] | None:
-    """(H, W) values through the first VOI LUT or window as uint8. None: the file gives none that makes sense."""
+    """Values of any shape through the first VOI LUT or window as uint8. None: the file gives none that makes sense."""
     # For pydicom, as which range to give the result of a window: 0 to 65535.
     voi.BitsStored, voi.PixelRepresentation, voi.PhotometricInterpretation = 16, 0, "MONOCHROME2"
     try:
@@ -207,6 +239,9 @@ def _colour(pixels: NDArray[np.generic], dataset: Dataset, bits: int) -> NDArray
     if dataset.PhotometricInterpretation == PALETTE:
         pixels = apply_color_lut(pixels, dataset)[..., :3]  # a fourth is alpha
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        tables = [bytes(dataset.get(f"{name}PaletteColorLookupTableData") or b"") for name in ("Red", "Green", "Blue")]
+        if bits == 16 and all(tables) and not any(any(table[1::2]) or len(table) % 2 for table in tables):
+            bits = 8  # a table of 16 bits that holds numbers of 8
     if pixels.dtype == np.uint8:
         return np.asarray(pixels, np.uint8)
     top = 2**bits - 1 if pixels.max() < 2**bits else int(pixels.max())  # type: ignore[operator]
