@@ -221,7 +221,8 @@ def main() -> None:
         }
         write_json(out / "refined.json", {"near_duplicates": pairs, "table_rows_without_file": listing.without_file, **counts})
         if kept.empty:
-            raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used; {out / 'quarantine.csv'} says why")
+            lost = f", and {listing.without_file} row(s) of the table name no file that is there" if listing.without_file else ""
+            raise UserError(f"none of the {len(files)} file(s) under {args.raw} can be used{lost}; {out / 'quarantine.csv'} says why")
         first = ["id", "label", "group", "sha256", "source"]
         columns = first + [c for c in kept.columns if c not in (*first, "file", "frames", "key", "pixels")]
         images = store.images(kept["key"])

@@ -7,6 +7,7 @@ import tarfile
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -327,7 +328,7 @@ def test_what_pydicom_plainly_reads_is_refined(odd: dict[str, bytes]) -> None:
     assert refined / (refined + len(refused)) >= 0.9, refused
 
 
-WINDOW = {"WindowCenter": 16500, "WindowWidth": 700}
+WINDOW: dict[str, Any] = {"WindowCenter": 16500, "WindowWidth": 700}
 
 
 def test_elements_that_anonymisers_leave_empty_are_as_good_as_absent() -> None:
@@ -347,7 +348,7 @@ def test_elements_that_anonymisers_leave_empty_are_as_good_as_absent() -> None:
 
 def test_half_a_rescale_is_a_rescale() -> None:
     assert np.array_equal(grey(dataset(RAMP, RescaleIntercept=-1000, **WINDOW | {"WindowCenter": 15500})), grey(dataset(RAMP, **WINDOW)))
-    whole = {"RescaleSlope": 2, "WindowCenter": 33000, "WindowWidth": 1400}
+    whole: dict[str, Any] = {"RescaleSlope": 2, "WindowCenter": 33000, "WindowWidth": 1400}
     assert np.array_equal(grey(dataset(RAMP, **whole)), grey(dataset(RAMP, RescaleIntercept=0, **whole)))
 
 
