@@ -1,4 +1,4 @@
-"""Measure, and write reports/bench.md: `make bench` (about 15 minutes on two cores; --no-bars leaves out the base's bars).
+"""Measure, and write reports/bench.md: `make bench` (about 15 minutes on two cores; `python -m tests.bench --only Speed` measures a part anew).
 
 Every row is a ratio, measured against its peer or limit in this very run, so that it holds on other machines too.
 """
@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -121,24 +122,39 @@ def burned_in_rows(count: int = 300) -> list[Row]:
     return rows
 
 
+def archive_rows(params: Params) -> list[Row]:
+    """What becomes of odd files and of burned-in text; [] without ../shared/data."""
+    if not SHARED.exists():
+        return []
+    return [*(row for name in ("odd_images", "odd_dicom") for row in odd_rows(SHARED / f"{name}.tar", params)), *burned_in_rows()]
+
+
+#: What is measured, by the heading in reports/bench.md.
+SECTIONS: dict[str, Callable[[Params], list[Row]]] = {
+    "Speed": lambda params: [*phantom_speed(), *refine_rows(params), *report_rows(params), *cpu_capability()],
+    "The page": lambda _: page_rows(Path.cwd()),
+    "Odd and hostile files, and burned-in text": archive_rows,
+    "Shortcuts": lambda _: shortcut_rows(),
+    "The list of doubtful labels": lambda params: label_rows(Path("data/refined/phantom"), Path("data/splits/phantom.csv"), params),
+    "models/base": base_bars,
+}
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-bars", action="store_true", help="leave out the bars of models/base")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="measure these sections anew and keep the others as they stand in --out")
     parser.add_argument("--out", type=Path, default=Path("reports/bench.md"))
     args = parser.parse_args()
     params = read_params()
     determinism.fix(params.threads)
-    speed = [*phantom_speed(), *refine_rows(params), *report_rows(params), *cpu_capability()]
-    parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads.", "## Speed", markdown([HEAD, *speed])]
-    parts += ["## The page", markdown([HEAD, *page_rows(Path.cwd())])]
-    if SHARED.exists():
-        files = [row for name in ("odd_images", "odd_dicom") for row in odd_rows(SHARED / f"{name}.tar", params)]
-        parts += ["## Odd and hostile files, and burned-in text", markdown([HEAD, *files, *burned_in_rows()])]
-    parts += ["## Shortcuts", markdown([HEAD, *shortcut_rows()])]
-    parts += ["## The list of doubtful labels", markdown([HEAD, *label_rows(Path("data/refined/phantom"), Path("data/splits/phantom.csv"), params)])]
-    if not args.no_bars:
-        parts += ["## models/base", markdown([HEAD, *base_bars(params)])]
+    before = args.out.read_text() if args.only else ""
+    kept = dict(part.split("\n\n", 1) for part in before.rstrip().split("\n\n## ")[1:])
+    parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads."]
+    for title, measure in SECTIONS.items():
+        rows = [] if args.only and title not in args.only else measure(params)
+        body = markdown([HEAD, *rows]) if rows else kept.get(title)
+        parts += [f"## {title}", body] if body else []
     write_text(args.out, "\n\n".join(parts) + "\n")
     print("\n\n".join(parts))
 
