@@ -4,7 +4,7 @@
 
 POST /predict  multipart field `file`, one image   what the model says of it, or why it may not speak
 POST /risk     JSON {disease, answers, prior, p}   the chance before anything, after the answers, after the image
-GET  /model    what the model knows, and the hashes of what it is made of
+GET  /model    what the model knows, by which names, how often it was right on test, the questions for /risk, the hashes of what it is made of
 GET  /health   whether a checked model can be opened
 A file or a question that cannot be answered is 422, one that is too large 413, a model that is missing or changed 503, each {"reason": ...}.
 With `auth.required` (app/settings.toml) every request must bear the token that RARELENS_API_TOKEN holds, `Authorization: Bearer TOKEN`, or gets
@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -49,8 +50,8 @@ MultiPartParser.spool_max_size = MAX_BYTES  # an upload stays in memory: Starlet
 
 
 class Prediction(BaseModel):
-    """What is said of an image. `p` calibrated, 0..1, by class; `conformal_set` at 90%, null where it is not offered. `refused`: `reason` says why,
-    and nothing else is told.
+    """What is said of an image. `p` calibrated, 0..1, by class; `conformal_set` at 90%, null where it is not offered, `conformal_sets` by coverage;
+    `refer`: why a person should decide, [] where nothing speaks for it. `refused`: `reason` says why, and nothing else is told.
     """
 
     status: Literal["ok", "refused"]
@@ -60,6 +61,8 @@ class Prediction(BaseModel):
     spread: dict[str, tuple[float, float]] | None = None
     present: dict[str, Presence] | None = None
     conformal_set: list[str] | None = None
+    conformal_sets: dict[str, list[str] | None] | None = None
+    refer: list[str] | None = None
     model_sha256: str
     dataset: str
     notice: str
@@ -82,15 +85,16 @@ class Question(BaseModel):
 
 
 class Steps(BaseModel):
-    """Chances 0..1 of the disease, step by step, with the intervals that the ratios' own carry on to them (without `spread` the image has none);
+    """Chances 0..1 of the disease, step by step, with the intervals that the ratios' own carry on to them (null where there is none: no ratio has
+    one, the image came without `spread` or stands at the limit that calibration supports);
     `examples` when a ratio has no source that anybody opened."""
 
     disease: str
     prior: float
     after_symptoms: float
-    after_symptoms_interval: risk.Bounds
+    after_symptoms_interval: risk.Bounds | None
     after_image: float
-    after_image_interval: risk.Bounds
+    after_image_interval: risk.Bounds | None
     level: risk.Level
     examples: bool
     assumption: str = wording_risk.INDEPENDENCE
@@ -158,9 +162,14 @@ class Token:
         await (refusal or self._app)(scope, receive, send)
 
 
-def prediction(answer: Result | Unusable, model: str, place: artifacts.Place, phantom: bool) -> Prediction:
-    """An answer as it is sent, with what must be known of the data; `phantom`: the model has seen drawings alone."""
-    notice = f"{wording.NOTICE} {wording.PHANTOM}" if phantom else wording.NOTICE
+def bounds(interval: risk.Bounds) -> risk.Bounds | None:
+    """An interval, or None where it is a point: no certainty, but nothing known."""
+    return interval if interval[0] < interval[1] else None
+
+
+def prediction(answer: Result | Unusable, model: str, place: artifacts.Place, info: dict[str, Any]) -> Prediction:
+    """An answer as it is sent, with what must be known of the data; `info` is model.json."""
+    notice = f"{wording.NOTICE} {wording.PHANTOM}" if info["phantom"] else wording.NOTICE
     known: dict[str, Any] = {"model_sha256": model, "dataset": place.name, "notice": notice, "warnings": measured.shortcuts(place)}
     if isinstance(answer, Unusable):
         return Prediction(status="refused", reason=str(answer), **known)
@@ -172,6 +181,8 @@ def prediction(answer: Result | Unusable, model: str, place: artifacts.Place, ph
         spread={name: (round(low, 6), round(high, 6)) for name, (low, high) in answer.spread.items()},
         present=answer.present,
         conformal_set=answer.conformal.get(COVERAGE),
+        conformal_sets=answer.conformal,
+        refer=measured.referral(answer, info["thresholds"], {key: entry.title for key, entry in read_card(place.card).classes.items()}),
     )
 
 
@@ -186,7 +197,8 @@ def create(root: Path) -> FastAPI:
         yield
         opening.join()
 
-    api = FastAPI(title="rarelens", description=wording.NOTICE, lifespan=lifespan)
+    # Without the pages of /docs: their scripts come from elsewhere, which a hospital without internet lacks and patients' data should not meet.
+    api = FastAPI(title="rarelens", description=wording.NOTICE, lifespan=lifespan, docs_url=None, redoc_url=None)
     api.add_middleware(SizeLimit)
     if token is not None:
         api.add_middleware(Token, token=token)  # added last, so it stands before all else
@@ -205,13 +217,15 @@ def create(root: Path) -> FastAPI:
         return JSONResponse({"reason": str(error)}, status_code=503)
 
     @api.post("/predict")
-    def predict(file: Annotated[UploadFile, File(description="one image: JPEG, PNG, TIFF, DICOM, ...")]) -> Prediction:
+    def predict(file: Annotated[list[UploadFile], File(description="one image: JPEG, PNG, TIFF, DICOM, ...")]) -> Prediction:
+        if len(file) != 1:
+            raise Refused(f"file: {len(file)} images; send one at a time")
         predictor, model = service.model()
         try:
-            seen = uploads.read(file.file.read(), predictor.size)
+            seen = uploads.read(file[0].file.read(), predictor.size)
         except Unusable as reason:
-            return prediction(reason, model, service.place, predictor.info["phantom"])
-        said = prediction(answers(predictor, np.stack(seen.views))[0], model, service.place, predictor.info["phantom"])
+            return prediction(reason, model, service.place, predictor.info)
+        said = prediction(answers(predictor, np.stack(seen.views))[0], model, service.place, predictor.info)
         if note := uploads.first_of(seen.frames):
             said.warnings.append(note)
         return said
@@ -221,9 +235,11 @@ def create(root: Path) -> FastAPI:
         predictor, _ = service.model()
         card, info = read_card(service.place.card), predictor.info
         if question.disease not in info["thresholds"]:
-            raise Refused(f"disease: {question.disease!r} is not one of {', '.join(sorted(info['thresholds']))}")
+            raise Refused(f"disease: {question.disease[:40]!r} is not one of {', '.join(sorted(info['thresholds']))}")
         if unknown := sorted(set(question.answers) - set(card.symptoms)):
-            raise Refused(f"answers: no question {', '.join(unknown)}; the card has {', '.join(card.symptoms)}")
+            raise Refused(f"answers: no question {', '.join(key[:40] for key in unknown[:5])}; the card has {', '.join(card.symptoms)}")
+        if question.spread is not None and (question.p is None or question.spread[0] > question.spread[1]):
+            raise Refused("spread: give it with p, as [least, greatest]")
         image = None if question.p is None else risk.image_of(info, question.disease, question.p, question.spread)
         found = risk.findings(question.disease, card.symptoms, question.answers)
         start = question.prior if question.prior is not None else risk.default_prior(card.risk, question.disease, info["prior_cal"])[0]
@@ -232,9 +248,9 @@ def create(root: Path) -> FastAPI:
             disease=question.disease,
             prior=result.prior,
             after_symptoms=result.after_symptoms,
-            after_symptoms_interval=result.after_symptoms_interval,
+            after_symptoms_interval=bounds(result.after_symptoms_interval),
             after_image=result.after_image,
-            after_image_interval=result.after_image_interval,
+            after_image_interval=bounds(result.after_image_interval),
             level=result.level,
             examples=any(f.example for f in found),
         )
@@ -243,7 +259,19 @@ def create(root: Path) -> FastAPI:
     def model() -> dict[str, Any]:
         predictor, digest = service.model()
         told = ("dataset", "regime", "phantom", "classes", "rare", "seeds", "n_cal", "thresholds", "split_sha256", "mix_sha256", "base_hash", "ood")
-        return {"model_sha256": digest, "notice": wording.NOTICE, **{key: predictor.info[key] for key in told if key in predictor.info}}
+        card, place = read_card(service.place.card), service.place
+        shares = measured.shares(place, predictor.info["regime"])
+        return {
+            "model_sha256": digest,
+            "model_md5": artifacts.check(place, predictor.info["regime"]),  # by which the page and its reports name it
+            "notice": wording.NOTICE,
+            "titles": {key: entry.title for key, entry in card.classes.items()},
+            "tested": {disease: {name: one and asdict(one) for name, one in found.items()} for disease, found in shares.items()},
+            "questions": {key: symptom.question for key, symptom in card.symptoms.items()},
+            "prior": {disease: risk.default_prior(card.risk, disease, predictor.info["prior_cal"])[0] for disease in sorted(shares)},
+            "risk_cut_offs": {"low": card.risk.low, "high": card.risk.high},
+            **{key: predictor.info[key] for key in told if key in predictor.info},
+        }
 
     @api.get("/health")
     def health() -> dict[str, str]:

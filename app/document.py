@@ -28,6 +28,7 @@ MARGIN = 15 * mm
 SIDE = 42 * mm  # of a picture
 TALL = 110 * mm  # what all pictures share
 GRID = [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("FONT", (0, 0), (-1, 0), "Helvetica-Bold"), ("FONTSIZE", (0, 0), (-1, -1), 9)]
+SHARES = ("sensitivity", "specificity", "missed", "ruled_out")  # of test, as in measured.shares
 ASSESSMENT = ("The clinician's own assessment", "", "", "Name, date, signature")
 
 
@@ -63,7 +64,7 @@ def worth_record(
         found, prior = shares.get(disease, {}), risks[disease].prior
         values = {one: measured.value_of_answer(one, found, prior) for one in measured.firm(answer)}
         told[disease] = {
-            **{name: (one := found.get(name)) and asdict(one) for name in ("sensitivity", "specificity")},
+            **{name: (one := found.get(name)) and asdict(one) for name in SHARES},
             "prevalence": prior,
             "predictive_values": {one: value and dict(zip(("value", "low", "high"), value, strict=True)) for one, value in values.items()},
         }
@@ -129,8 +130,8 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     sets = [text(wording_result.conformal(coverage, names, titles).replace("**", "")) for coverage, names in told["conformal_sets"].items()]
     refer = [text(f"Refer: {'; '.join(told['refer'])}.")] if told["refer"] else []
     files = [text(f"{one['name']}: sha256 {one['sha256']}{', left out: ' + one['reason'] if one['reason'] else ''}", small) for one in told["files"]]
-    worth = [text(line, small) for line in _worth_lines(told["tested"], titles)]
-    beside = [table, Spacer(0, 2 * mm), *refer, *sets, *worth]
+    worth = [text(line, small) for line in _worth_lines(told["tested"], told["present"], titles)]
+    beside = [table, text(wording_result.MIX, small), *refer, *sets, *worth]
     result = Table([[shown, beside]], colWidths=[SIDE + 6 * mm, None], hAlign="LEFT", style=[("VALIGN", (0, 0), (-1, -1), "TOP")])
     hashes = [text(f"{name}: {value}", small) for name, value in told["hashes"].items()]
     lines: list[Flowable] = []
@@ -162,15 +163,15 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
     return out.getvalue()
 
 
-def _worth_lines(told: dict[str, Any], titles: dict[str, str]) -> list[str]:
+def _worth_lines(told: dict[str, Any], present: dict[str, Presence], titles: dict[str, str]) -> list[str]:
     """Per rare disease how often the model is right on test, and what its answer is worth at the entered prevalence."""
     lines = []
     for disease, one in told.items():
-        found = {name: one[name] and measured.Share(**one[name]) for name in ("sensitivity", "specificity")}
+        found = {name: one[name] and measured.Share(**one[name]) for name in SHARES}
         values: dict[Presence, tuple[float, float, float] | None] = {
             answer: value and (value["value"], value["low"], value["high"]) for answer, value in one["predictive_values"].items()
         }
-        parts = [wording_result.tested(titles[disease], found if any(found.values()) else {})]
+        parts = [wording_result.tested(titles[disease], found if any(found.values()) else {}, present[disease])]
         parts += [wording_result.right(answer, value, one["prevalence"]).replace("**", "") for answer, value in values.items()]
         lines.append(f"{wording.heading(titles[disease])}: {' '.join(parts)}")
     return lines
@@ -181,7 +182,8 @@ def _risk_rows(told: dict[str, Any], titles: dict[str, str]) -> list[list[str]]:
     rows = [["Disease", "Chance before", "After the answers", "After the image", "Level"]]
     for disease, one in told["diseases"].items():
         steps = [wording_risk.chance(one[step], one[f"{step}_interval"]) for step in ("after_symptoms", "after_image")]
-        rows.append([titles[disease], wording.percent(one["prior"]), *steps, wording_risk.LEVEL[one["level"]][0]])
+        level = wording_risk.level_word(one["level"], any(found["example"] for found in one["answers"]))
+        rows.append([titles[disease], wording.percent(one["prior"]), *steps, level])
     return rows
 
 

@@ -96,6 +96,11 @@ def value_of_answer(answer: Presence, found: Mapping[str, Share | None], prevale
     return None
 
 
+def not_excluded(result: Result, coverage: str) -> list[str]:
+    """The rare diseases that are called not present, while the conformal set at `coverage` ("0.90") holds them: two rules, each right in its own share."""
+    return [disease for disease, answer in result.present.items() if answer == "no" and disease in (result.conformal.get(coverage) or ())]
+
+
 def referral(result: Result, thresholds: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]) -> list[str]:
     """Why a person should decide and not this model, in words; empty when nothing speaks for it."""
     told = []
@@ -104,6 +109,8 @@ def referral(result: Result, thresholds: Mapping[str, Mapping[str, float]], titl
             what = "no diagnosis of the list fits" if not names else f"{len(names)} of {len(titles)} diagnoses remain"
             told.append(f"{what} at {100 * float(coverage):.0f}%")
             break
+    for disease in not_excluded(result, min(result.conformal, default="")):
+        told.append(f"{titles[disease]} is called not present, and its list at {100 * float(min(result.conformal)):.0f}% does not exclude it")
     for disease, limits in sorted(thresholds.items()):
         low, high = result.spread[disease]
         if {presence(low, limits), presence(high, limits)} == {"yes", "no"}:

@@ -19,26 +19,45 @@ NO_PROOF = (
     "The map shows where small changes would move the answer most. It is no proof that the model looks at the disease, "
     "nor that it is right: maps look convincing for wrong answers too."
 )
+COVERS = (
+    "Such a list covers the true diagnosis in that share of patients on average, whatever the diagnosis, "
+    "for patients like those in the calibration set. It promises nothing for others."
+)
+MIX = "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set."
 ALIKE = "Alike to the model, not to a dermatologist's or radiologist's eye. Their diagnoses say nothing certain about this image."
 
 
-def frequency(p: float, title: str, low: float, high: float, models: int) -> str:
-    """What a calibrated probability says, with the range over the ensemble."""
-    text = f"Of 1,000 images like this, **{of_1000(p).removesuffix(' of 1,000')}** have the diagnosis {title}."
+def frequency(p: float, title: str, low: float, high: float, models: int, prior: float) -> str:
+    """What a calibrated probability says, with the range over the ensemble, and for which mix of patients: `prior` is the disease's share of cal."""
+    count = of_1000(p).removesuffix(" of 1,000")
+    text = (
+        f"Of 1,000 images like this, **{count}** have the diagnosis {title}, where {of_1000(prior)} patients have it. For yours see the risk below."
+    )
     if models == 1:
         return text
     told = span(low, high)
     return f"{text} The {models} models {f'say {told}' if ' to ' in told else 'agree'}."
 
 
-def tested(title: str, found: Mapping[str, Share | None]) -> str:
-    """Sensitivity and specificity of "present" on the sealed test images."""
+def tested(title: str, found: Mapping[str, Share | None], answer: Presence) -> str:
+    """How often the model gives such an `answer` on the sealed test images, to lesions with the disease and without."""
     if not found:
         return "This model has not been tested: build the reports to know how often it is right."
-    hit, spared = found["sensitivity"], found["specificity"]
-    sick = f"it found {of_100(hit)} of 100 lesions with {title} (sensitivity)" if hit else f"too few lesions with {title} to say how many it finds"
-    well = f"it rightly left out {of_100(spared)} of 100 without (specificity)" if spared else "too few without to say how many it rightly leaves out"
-    return f"On test images: {sick}; {well}. Brackets: 95% interval, lesions."
+    hit, spared, missed, out = (found[name] for name in ("sensitivity", "specificity", "missed", "ruled_out"))
+    yes = [
+        f"it calls {of_100(hit)} of 100 lesions with {title} present (sensitivity)"
+        if hit
+        else f"too few lesions with {title} to say how many it finds",
+        f"and rightly not {of_100(spared)} of 100 without (specificity)" if spared else "too few without to say how many it rightly does not call so",
+    ]
+    no = [
+        f"it calls {of_100(missed)} of 100 lesions with {title} not present (missed)"
+        if missed
+        else f"too few lesions with {title} to say how many it misses",
+        f"and rightly so {of_100(out)} of 100 without" if out else "too few without to say how many it rules out",
+    ]
+    told = {"yes": yes, "no": no, "cannot say": yes + no}[answer]
+    return f"On test images: {'; '.join(told)}. Brackets: 95% interval, lesions."
 
 
 def right(answer: Presence, value: tuple[float, float, float] | None, prevalence: float) -> str:
@@ -47,7 +66,14 @@ def right(answer: Presence, value: tuple[float, float, float] | None, prevalence
     if value is None:
         return f"How often “{said}” is right is not known: too few lesions were tested, or none of them was told so."
     mid, low, high = value
-    return f"Among such patients ({of_1000(prevalence)} with it) “{said}” is right for **{of_1000(mid)}** who are told so ({span(low, high)})."
+    among = f"Among such patients ({of_1000(prevalence)} with it) “{said}” is right for **{of_1000(mid)}**"
+    return f"{among} who are told so ({span(low, high)}), sure cases and doubtful ones together."
+
+
+def reconciled(coverage: str, names: Sequence[str], titles: Mapping[str, str]) -> str:
+    """Why diseases (`names`) stand in the list at `coverage` that are called not present."""
+    called = listed([titles[name] for name in names], "and")
+    return f"Called not present, and not excluded at {100 * float(coverage):.0f}%: {called}. The list is the more careful of the two rules."
 
 
 def refusal_rates(record: Mapping[str, Any], measured: Mapping[str, Share | None], titles: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -25,6 +25,11 @@ LEVEL: dict[Level, tuple[str, str, Colour]] = {
 }
 
 
+def level_word(level: Level, example: bool) -> str:
+    """A level in words; marked where a ratio that led to it has no source."""
+    return f"{LEVEL[level][0]}{' (by EXAMPLE ratios)' if example else ''}"
+
+
 def plain_ratio(ratio: float) -> str:
     """A likelihood ratio in two or three digits, never in powers of ten: "0.031", "6.3", "210"."""
     return f"{ratio:,.0f}" if ratio >= 99.5 else f"{ratio:.3g}" if ratio >= 0.0001 else f"{ratio:.6f}"

@@ -21,9 +21,10 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from app import access, api, uploads
+from app import access, api, measured, uploads
 from stages.classifier.prediction import Result, answers, open_model, predict
 from stages.classifier.reading import read
+from stages.dataset.card import read_card
 from stages.imaging.phantoms import CLASSES, RARE
 from stages.imaging.refining import encode_png
 from stages.runtime.files import sha256
@@ -74,7 +75,9 @@ def test_an_image_gets_the_predictor_s_own_numbers(client: httpx.Client, root: P
     result = predict(model, read(data, SIZE)[None])[0]
     assert said["status"] == "ok" and said["predicted"] == result.predicted and said["present"] == result.present
     assert said["p"] == pytest.approx(result.probabilities, abs=1e-5) and sorted(said["p"]) == sorted(CLASSES)
-    assert said["conformal_set"] == result.conformal["0.90"]
+    assert said["conformal_set"] == result.conformal["0.90"] and said["conformal_sets"] == result.conformal
+    titles = {key: entry.title for key, entry in read_card(root / "data/phantom.yaml").classes.items()}
+    assert said["refer"] == measured.referral(result, model.info["thresholds"], titles)
     assert said["model_sha256"] == sha256(folder / "model.json")
 
 
@@ -128,7 +131,8 @@ def test_risk_follows_the_card(client: httpx.Client) -> None:
     assert [low, high] == pytest.approx([2 / 11, 18 / 27]) and said["level"] == "high" and said["examples"]
     wide = client.post("/risk", json={"disease": "df", "prior": 0.1, "p": 0.5, "spread": [0.2, 0.7]}).json()["after_image_interval"]
     assert wide[0] < wide[1]
-    assert client.post("/risk", json={"disease": "df", "p": 0.9}).json()["after_image"] > 0.0115
+    alone = client.post("/risk", json={"disease": "df", "p": 0.9}).json()
+    assert alone["after_image"] > 0.0115 and alone["after_image_interval"] is None, "a point is no interval"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,8 @@ def test_risk_follows_the_card(client: httpx.Client) -> None:
         {"disease": "df", "answers": {"firm": "maybe"}},
         {"disease": "df", "answers": {"x": "yes"}},
         {"disease": "df", "prior": 1},
+        {"disease": "df", "spread": [0.1, 0.2]},
+        {"disease": "df", "p": 0.5, "spread": [0.7, 0.2]},
         {},
     ],
 )
@@ -151,11 +157,22 @@ def test_a_missing_field_is_422_with_a_reason(client: httpx.Client) -> None:
     assert answer.status_code == 422 and "file" in answer.json()["reason"]
 
 
+def test_several_images_are_not_answered_as_one(client: httpx.Client) -> None:
+    answer = client.post("/predict", files=[("file", (name, phantom_png(), "image/png")) for name in ("a.png", "b.png")])
+    assert answer.status_code == 422 and "one at a time" in answer.json()["reason"]
+
+
+def test_no_page_of_the_api_loads_anything_from_elsewhere(client: httpx.Client) -> None:
+    assert [client.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404, 404, 200]
+
+
 def test_model_and_health(client: httpx.Client, root: Path) -> None:
     digest = sha256(root / "models/phantom/combined/model.json")
     assert client.get("/health").json() == {"status": "ok", "model_sha256": digest}
     told = client.get("/model").json()
     assert told["model_sha256"] == digest and told["rare"] == list(RARE) and told["phantom"] and told["ood"]["level"] == 0.05
+    assert told["titles"]["df"] == "dermatofibroma" and "firm" in told["questions"] and told["risk_cut_offs"]["low"] < told["risk_cut_offs"]["high"]
+    assert len(told["model_md5"]) >= 32
 
 
 def test_a_new_model_is_picked_up_and_a_changed_one_refused(root: Path, tmp_path: Path) -> None:

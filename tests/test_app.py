@@ -136,7 +136,8 @@ def test_a_foreign_image_is_refused_and_says_how_often_its_own_are(root: Path, m
 def test_an_answer_says_how_often_it_is_right(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = upload(open_page(root, monkeypatch), phantom_png())
     said = words(page)
-    assert "it found 80 (70 to 90; n = 60) of 100 lesions with dermatofibroma" in said and "too few lesions with vascular lesion to say" in said
+    assert re.search(r"it calls \d+ \([^)]*; n = 60\) of 100 lesions with dermatofibroma (not )?present", said)
+    assert "too few lesions with vascular lesion to say" in said
     assert wording_result.NO_PROOF in said and "What speaks for" in [box.label for box in page.selectbox]
 
 
@@ -173,6 +174,22 @@ def test_who_is_referred() -> None:
     assert "cannot say" in measured.referral(replace(sure, present={"df": "cannot say"}), limits, titles)[0]
     assert "no diagnosis" in measured.referral(replace(sure, conformal={"0.90": []}), limits, titles)[0]
     assert "7 of 7" in measured.referral(replace(sure, conformal={"0.90": list(CLASSES)}), limits, titles)[0]
+    both = replace(sure, present={"df": "no"}, spread={"df": (0.1, 0.15)}, conformal={"0.90": ["df", "nv"], "0.95": ["df", "nv"]})
+    assert measured.referral(both, limits, titles) == ["dermatofibroma is called not present, and its list at 90% does not exclude it"]
+    assert measured.not_excluded(both, "0.95") == ["df"] and measured.not_excluded(sure, "0.90") == []
+    assert "not excluded at 95%: dermatofibroma" in wording_result.reconciled("0.95", ["df"], titles)
+
+
+def test_each_answer_is_told_with_what_it_is_worth() -> None:
+    found = {
+        name: Share(value, value - 0.05, value + 0.05, 60)
+        for name, value in (("sensitivity", 0.8), ("specificity", 0.9), ("missed", 0.1), ("ruled_out", 0.7))
+    }
+    told = {answer: wording_result.tested("x", found, answer) for answer in ("yes", "no", "cannot say")}
+    assert "80 (75 to 85; n = 60) of 100 lesions with x present" in told["yes"] and "missed" not in told["yes"]
+    assert "10 (5 to 15; n = 60) of 100 lesions with x not present (missed)" in told["no"] and "sensitivity" not in told["no"]
+    assert "sensitivity" in told["cannot say"] and "missed" in told["cannot say"]
+    assert "where 143 of 1,000 patients have it" in wording_result.frequency(0.9, "x", 0.8, 0.95, 5, 1 / 7)
 
 
 @pytest.mark.parametrize(("data", "reason"), [(b"no image", "not an image"), (phantom_png()[:200], "broken"), (phantom_png(size=20), "too small")])

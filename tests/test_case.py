@@ -45,6 +45,10 @@ def test_several_files_are_one_case(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert shown["Dermatofibroma"] == wording.of_1000(float(np.mean(p))) and "One case of 2 views" in words(page)
     view = next(box for box in page.selectbox if box.label == "Of the view")
     assert len(view.options) == 2 and not view.set_value(1).run().exception
+    alone = [predict(predictor, read(phantom_png(label), SIZE)[None])[0].predicted for label in ("df", "vasc")]
+    assert any("its views disagree" in text.value for text in page.warning) == (alone[0] != alone[1])
+    twice = upload(page, phantom_png("df"), phantom_png("df"))
+    assert any("more than once" in text.value for text in twice.warning) and "One case of" not in words(twice)
     refused = upload(page, *[phantom_png()] * 9)
     assert "at most 8" in refused.error[0].value and not refused.table
 

@@ -98,7 +98,7 @@ def test_the_report_says_how_often_the_model_is_right_and_what_its_answer_is_wor
     assert found["df"]["predictive_values"]["yes"]["value"] == pytest.approx(0.01 * 0.6 / (0.01 * 0.6 + 0.99 * 0.1))  # cannot say: both answers
     assert set(found["df"]["predictive_values"]) == {"yes", "no"} and found["vasc"]["predictive_values"] == {"no": None}
     said = words(pdf(told()))
-    assert "it found 60 (50 to 70; n = 210) of 100 lesions with dermatofibroma (sensitivity)" in said
+    assert "it calls 60 (50 to 70; n = 210) of 100 lesions with dermatofibroma present (sensitivity)" in said
     assert "is right for 57 of 1,000 who are told so" in said and "has not been tested" in said
 
 

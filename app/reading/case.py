@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import frame, measured, uploads
-from stages.classifier.prediction import Result, answer_case
+from stages.classifier.prediction import Result, answer_case, predict
 from stages.imaging.decode import Refused
 
 if TYPE_CHECKING:  # imports torch
@@ -40,13 +40,16 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Views of one lesion, on at least one of which the model may speak, and its `result`; `content` is the model's hash, `info` its model.json."""
+    """Views of one lesion, on at least one of which the model may speak, and its `result`; `content` is the model's hash, `info` its model.json,
+    `by_view` the diagnosis that each used view alone would have, where there are several.
+    """
 
     choice: frame.Choice
     content: str
     info: dict[str, Any]
     views: list[View]
     result: Result
+    by_view: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -72,7 +75,11 @@ class Case:
     @property
     def refer(self) -> list[str]:
         """Why a person should decide, in words."""
-        return measured.referral(self.result, self.info["thresholds"], self.titles)
+        told = measured.referral(self.result, self.info["thresholds"], self.titles)
+        if len(set(self.by_view)) > 1:
+            each = ", ".join(f"{view.name} {self.titles[name]}" for view, name in zip(self.used, self.by_view, strict=True))
+            told.append(f"its views disagree: {each}")
+        return told
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -98,6 +105,12 @@ def read_view(name: str, data: bytes, size: int) -> View:
         return View(name, digest, Picture(*found.views), "", uploads.first_of(found.frames))
     except Refused as error:
         return View(name, digest, None, str(error))
+
+
+def alone(predictor: Predictor, views: list[View]) -> tuple[str, ...]:
+    """The diagnosis of each of the used views by itself; () where there is one alone."""
+    used = [view.picture.seen for view in views if view.picture is not None and not view.reason]
+    return tuple(result.predicted for result in predict(predictor, np.stack(used))) if len(used) > 1 else ()
 
 
 def ask(predictor: Predictor, views: list[View]) -> tuple[list[View], Result | None]:

@@ -22,7 +22,7 @@ def show(case: Case, risks: Mapping[str, risk.Assessment]) -> None:
     told["risk"] = document.risk_record(choice.card, risks)
     told["tested"] = document.worth_record(result, measured.shares(choice.place, choice.regime), risks)
     explainer = frame.explainer(choice, case.content)
-    limits = [wording_result.NO_PROOF, *wording.must_not(choice.card, artifacts.base_of(choice.place))]
+    limits = [wording_result.NO_PROOF, f"Must not be used: {' '.join(wording.must_not(choice.card, artifacts.base_of(choice.place)))}"]
 
     def pdf() -> bytes:
         """Made when it is asked for: it takes longer than all else on the page."""

@@ -36,17 +36,13 @@ def show(case: Case) -> None:
     rows = [(wording.heading(titles[n]), wording.of_1000(result.probabilities[n]), wording.span(*result.spread[n])) for n in ranked]
     columns = ["Diagnosis", "Of 1,000 images like this", f"Range over {len(case.info['seeds'])} models"]
     frame.table(rows, columns)
-    frame.small(
-        "“Like this” means: scored the same by the model, in a population with the mix of diagnoses of the calibration set. "
-        "The model is a team trained from different seeds; a wide range means that they disagree."
-    )
+    frame.small(f"{wording_result.MIX} The model is a team trained from different seeds; a wide range means that they disagree.")
     st.subheader("Diagnoses it cannot exclude")
     for coverage, names in result.conformal.items():
         st.markdown(wording_result.conformal(coverage, names, titles))
-    frame.small(
-        "Such a list covers the true diagnosis in that share of patients on average, whatever the diagnosis, "
-        "for patients like those in the calibration set. It promises nothing for others."
-    )
+        if still := measured.not_excluded(result, coverage):
+            st.markdown(wording_result.reconciled(coverage, still, titles))
+    frame.small(wording_result.COVERS)
 
 
 def show_presence(case: Case, disease: str, answer: Presence, tested: dict[str, measured.Share | None]) -> None:
@@ -55,7 +51,9 @@ def show_presence(case: Case, disease: str, answer: Presence, tested: dict[str, 
     word, icon, colour = wording_result.PRESENCE[answer]
     with st.container(border=True):
         st.subheader(f"{wording.heading(title)}: :{colour}[{icon} {word}]", anchor=False)
-        st.markdown(wording_result.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"])))
+        st.markdown(
+            wording_result.frequency(result.probabilities[disease], title, *result.spread[disease], len(info["seeds"]), info["prior_cal"][disease])
+        )
         default, origin = risk.default_prior(case.choice.card.risk, disease, info["prior_cal"])
         st.number_input(
             f"Of 100 such patients, how many have {title} (before answers and image)",
@@ -70,7 +68,7 @@ def show_presence(case: Case, disease: str, answer: Presence, tested: dict[str, 
         prior = entered_prior(case.choice, disease)
         for one in measured.firm(answer):
             st.markdown(wording_result.right(one, measured.value_of_answer(one, tested, prior), prior))
-        frame.small(wording_result.tested(title, tested))
+        frame.small(wording_result.tested(title, tested, answer))
         frame.small(wording_result.basis(info["thresholds"][disease]))
 
 

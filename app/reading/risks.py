@@ -31,9 +31,10 @@ def show_disease(case: Case, disease: str, answers: dict[str, risk.Answer]) -> r
     image = risk.image_of(info, disease, case.result.probabilities[disease], spread)
     result = risk.assess(prior, risk.findings(disease, card.symptoms, answers), image, card.risk)
     with st.container(border=True):
-        word, icon, colour = wording_risk.LEVEL[result.level]
-        st.subheader(f"{wording.heading(case.titles[disease])}: :{colour}[{icon} {word}]", anchor=False)
-        if any(f.example for f in result.findings):
+        _, icon, colour = wording_risk.LEVEL[result.level]
+        example = any(f.example for f in result.findings)
+        st.subheader(f"{wording.heading(case.titles[disease])}: :{colour}[{icon} {wording_risk.level_word(result.level, example)}]", anchor=False)
+        if example:
             st.warning(wording_risk.EXAMPLE, icon=":material/science:")
         frame.table(wording_risk.steps(result), ["Step", "Chance", "Interval", "Of 1,000 such patients"])
         reach = wording_risk.reach([risk.level(p, card.risk) for p in result.after_image_interval])

@@ -142,7 +142,7 @@ def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> 
     rows = wording_compare.taken_for(named, sorted(told.get("thresholds", {})), titles)
     frame.table(rows, ["Disease", "Named first", "Most often taken for"])
     frame.small(
-        "Test images by the one diagnosis that the model names first, as under Predict; “present” may be said of a disease that comes second."
+        "Test images by the one diagnosis that the model names first, as under “Read an image”; “present” may be said of a disease that comes second."
     )
 
 

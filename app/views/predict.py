@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import artifacts, frame, measured, uploads, wording, wording_compare, wording_result
 from app.reading import opinion, report, result, risks, why
-from app.reading.case import Case, View, ask, hashes, read_view
+from app.reading.case import Case, View, alone, ask, hashes, read_view
 
 PATIENT = "patient"  # counts them in a session
 
@@ -40,9 +40,12 @@ def show(choice: frame.Choice) -> None:
     elif told:
         st.error(told, icon=":material/error:")
     else:
-        views, said = ask(predictor, read_once([(file.name, file.getvalue()) for file in uploaded], predictor.size))
+        files = {hashlib.sha256(data).digest(): (file.name, data) for file in reversed(uploaded) for data in [file.getvalue()]}
+        if len(files) < len(uploaded):
+            st.warning("The same file was given more than once: it counts once.", icon=":material/content_copy:")
+        views, said = ask(predictor, read_once(list(reversed(files.values())), predictor.size))
         show_refusals(views)
-        case = None if said is None else Case(choice, content, info, views, said)
+        case = None if said is None else Case(choice, content, info, views, said, alone(predictor, views))
         if case:
             result.show(case)
         if any(view.picture for view in views):
@@ -79,6 +82,8 @@ def show_refusals(views: list[View]) -> None:
         if view.reason:
             what = "cannot be read by this model" if view.picture is None else "is not read: the model may not speak on it"
             st.error(f"{wording.plain(view.name)} {what}: {wording.plain(view.reason)}", icon=":material/error:")
+            if view.picture is not None:
+                st.image(view.picture.shown, "The middle square of it, which the model was asked to read", width=200)
 
 
 def show_rates(choice: frame.Choice, info: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """Any raster image or DICOM file as RGB pixels, by its content and never by its name; what cannot be read says why.
 
 What a file says is followed: EXIF orientation, palettes, transparency (laid over black), CMYK and LAB, DICOM's look-up
-tables. Grey of more than 8 bits is windowed to its own range where the file gives no window; of 16-bit colour, and of 16-bit grey
-beside an alpha channel, the upper 8 bits are taken. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo or preview pictures (MPO), icons and layers
-(PSD), only the main picture is used.
+tables. Grey of more than 8 bits is windowed to its own range where the file gives no window; of 16-bit colour, and of 16-bit
+grey beside an alpha channel, the upper 8 bits are taken. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo
+or preview pictures (MPO), icons and layers (PSD), only the main picture is used.
 """
 
 from __future__ import annotations
