@@ -69,6 +69,14 @@ def test_no_difference_is_no_evidence() -> None:
     assert statement(verdict, 60, 5) == "no evidence that synthesis helps"
 
 
+def test_a_loss_is_told_as_one() -> None:
+    verdict, _ = judge(gain=0.0)
+    for score in ("rare_f1", "rare_ap"):
+        verdict["controls"]["duplicate"][score] = {"diff": -0.02, "low": -0.04, "high": -0.001}
+    verdict["controls"]["weighted"]["rare_f1"] = {"diff": -0.02, "low": -0.04, "high": 0.0}
+    assert statement(verdict, 60, 5) == "no evidence that synthesis helps, and it is worse than duplicate (rare F1 and rare AP)"
+
+
 @pytest.mark.parametrize("control", CONTROLS)
 def test_one_control_that_is_as_good_is_enough_to_refuse(control: str) -> None:
     verdict, _ = judge(gain=1.5, behind=control)

@@ -108,13 +108,9 @@ def statement(verdict: Mapping[str, Any], fewest: int, min_seeds: int) -> str:
     if differs(verdict["aa"]):
         return "no claim: real against real differs"
     if not verdict["helps"]:
-        lost = [
-            f"{name} ({label})"
-            for score, label in SCORES.items()
-            for name, found in verdict["controls"].items()
-            if found and found[score]["high"] < 0
-        ]
-        return f"no evidence that synthesis helps{', and it is worse than ' + ', '.join(lost) if lost else ''}"
+        beaten = {name: [SCORES[k] for k in SCORES if found[k]["high"] < 0] for name, found in verdict["controls"].items() if found}
+        lost = [f"{name} ({' and '.join(labels)})" for name, labels in beaten.items() if labels]
+        return "no evidence that synthesis helps" + (f", and it is worse than {', '.join(lost)}" if lost else "")
     untold = [name for name in CONTROLS if verdict["controls"][name] is None]
     return "synthesis helps" + (f" (not compared with {', '.join(untold)})" if untold else "")
 
