@@ -49,6 +49,18 @@ def subgroups(place: Place, regime: str) -> dict[str, dict[str, Share]]:
     return {name: {group: found for group, one in groups.items() if (found := share(one["accuracy"]))} for name, groups in told.items()}
 
 
+def found_in_groups(place: Place, regime: str) -> dict[str, dict[str, dict[str, Share | None]]]:
+    """Per attribute and group of patients, the share of each rare disease's test lesions that is named first; None where a group has too few."""
+    told = detail(place, regime).get("subgroups", {})
+    return {name: {group: {d: share(x) for d, x in one.get("recall", {}).items()} for group, one in groups.items()} for name, groups in told.items()}
+
+
+def covered(place: Place, regime: str, coverage: str) -> dict[str, Share]:
+    """Per diagnosis, the share of test lesions whose conformal set at `coverage` ("0.90") held it; without those of which test has too few."""
+    told = detail(place, regime).get("conformal", {}).get(coverage) or {}
+    return {name: one for name, found in told.get("covered", {}).items() if (one := share(found))}
+
+
 def shortcuts(place: Place) -> list[str]:
     """What the data report warns of: that a model can score well on these data without seeing the disease."""
     report = place.reports / "data.json"

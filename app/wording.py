@@ -63,6 +63,11 @@ def of_100(one: Share) -> str:
     return f"{value} ({low} to {high}; n = {one.n:,})"
 
 
+def of_100_or_few(one: Share | None) -> str:
+    """`of_100`, or that test has too few."""
+    return of_100(one) if one else "too few"
+
+
 def intended(card: Card) -> list[str]:
     """What the page is for."""
     if card.phantom:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app import wording
+from app.measured import Share
 from stages.metrics.verdict import WHAT
 
 #: What each regime is where the report's own words (stages.metrics.verdict.WHAT) are for those who build models.
@@ -73,3 +74,12 @@ def taken_for(counts: Mapping[str, Mapping[str, int]], diseases: Sequence[str], 
         others = ", ".join(f"{titles[name]} ({named[name]:,})" for name in wrong) or "none"
         rows.append((wording.heading(titles[disease]), f"{named[disease]:,} of {sum(named.values()):,}", others))
     return rows
+
+
+def gap(attribute: str, what: str, known: Mapping[str, Share]) -> str:
+    """The widest gap between the groups of an attribute in a share that `what` names; "" where fewer than two are known."""
+    if len(known) < 2:
+        return ""
+    low, high = min(known, key=lambda group: known[group].value), max(known, key=lambda group: known[group].value)
+    points = round(100 * (known[high].value - known[low].value))
+    return f"{what}: {attribute.replace('_', ' ')} {points} points ({low} below {high})"

@@ -70,6 +70,12 @@ def right(answer: Presence, value: tuple[float, float, float] | None, prevalence
     return f"{among} who are told so ({span(low, high)}), sure cases and doubtful ones together."
 
 
+def held(found: Mapping[str, Share], titles: Mapping[str, str]) -> str:
+    """How often a conformal list held the diagnosis on test, where it did so least; `found` by class key, one or more."""
+    least = min(found, key=lambda name: found[name].value)
+    return f"On test images such a list held the true diagnosis least often for {titles[least]}: {of_100(found[least])} of 100."
+
+
 def reconciled(coverage: str, names: Sequence[str], titles: Mapping[str, str]) -> str:
     """Why diseases (`names`) stand in the list at `coverage` that are called not present."""
     called = listed([titles[name] for name in names], "and")

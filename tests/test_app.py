@@ -189,6 +189,8 @@ def test_each_answer_is_told_with_what_it_is_worth() -> None:
     assert "80 (75 to 85; n = 60) of 100 lesions with x present" in told["yes"] and "missed" not in told["yes"]
     assert "10 (5 to 15; n = 60) of 100 lesions with x not present (missed)" in told["no"] and "sensitivity" not in told["no"]
     assert "sensitivity" in told["cannot say"] and "missed" in told["cannot say"]
+    held = wording_result.held({"df": found["sensitivity"], "nv": found["specificity"]}, dict.fromkeys(CLASSES, "x") | {"df": "dermatofibroma"})
+    assert "least often for dermatofibroma: 80 (75 to 85; n = 60) of 100" in held
     assert "where 143 of 1,000 patients have it" in wording_result.frequency(0.9, "x", 0.8, 0.95, 5, 1 / 7)
 
 

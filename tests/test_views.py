@@ -135,7 +135,8 @@ def test_compare_shows_intervals_and_groups(root: Path, monkeypatch: pytest.Monk
     }
     confusion = {"classes": ["df", "nv", "vasc"], "counts": [[5, 3, 0], [0, 9, 0], [0, 0, 8]]}
     intervals = {"rare_f1": score, "rare_ap": score, "macro_f1": {"value": 0.66, "low": 0.61, "high": 0.71}}
-    subgroups = {"skin_tone": {k: {"accuracy": v} for k, v in groups.items()}}
+    recall = {"light": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 40}, "dark": {"value": "too few", "n": 4}, "tan": {"value": "too few", "n": 1}}
+    subgroups = {"skin_tone": {k: {"accuracy": v, "recall": {"df": recall[k]}} for k, v in groups.items()}}
     write_json(path, read_json(path) | {"confusion": confusion, "intervals": intervals, "subgroups": subgroups})
     write_lock(root, "dvc.lock", "models/phantom/combined", "models/phantom/real")
     page = open_page(root, monkeypatch, "compare")
@@ -145,4 +146,8 @@ def test_compare_shows_intervals_and_groups(root: Path, monkeypatch: pytest.Monk
     taken = page.table[2].value.to_numpy().tolist()
     assert taken == [["Dermatofibroma", "5 of 8", "melanocytic nevus (3)"], ["Vascular lesion", "8 of 8", "none"]]
     assert page.table[3].value["Group"].tolist() == ["dark", "light"] and "skin tone 20 points (dark below light)" in words(page)
+    assert (
+        page.table[3].value.iloc[:, 3].tolist() == ["too few", "80 (70 to 90; n = 40)"]
+        and "Dermatofibroma named first" in page.table[3].value.columns[3]
+    )
     assert page.header[0].value.startswith("Tiny")  # the verdict first

@@ -40,6 +40,8 @@ def show(case: Case) -> None:
     st.subheader("Diagnoses it cannot exclude")
     for coverage, names in result.conformal.items():
         st.markdown(wording_result.conformal(coverage, names, titles))
+        if names is not None and (known := measured.covered(choice.place, choice.regime, coverage)):
+            frame.small(wording_result.held(known, titles))
         if still := measured.not_excluded(result, coverage):
             st.markdown(wording_result.reconciled(coverage, still, titles))
     frame.small(wording_result.COVERS)

@@ -54,7 +54,7 @@ def show(choice: frame.Choice) -> None:
     for path in [*(figures / f"{name}.png" for name in wording_compare.FIGURES), *rest]:
         show_picture(path, *wording_compare.FIGURES.get(path.stem, (path.stem.replace("_", " ").capitalize(), "")))
     show_confusion(choice, place.reports / "detail" / f"{choice.regime}.json", titles)
-    show_subgroups(choice)
+    show_subgroups(choice, titles)
     st.header("Real images beside synthetic ones")
     frame.withheld(choice)
     if choice.card.show_images and contact.exists():
@@ -146,19 +146,26 @@ def show_confusion(choice: frame.Choice, path: Path, titles: dict[str, str]) -> 
     )
 
 
-def show_subgroups(choice: frame.Choice) -> None:
-    """How often the chosen model is right in each group of patients of 30 lesions or more, and the widest gap of each attribute."""
-    rows, gaps = [], []
-    for attribute, known in measured.subgroups(choice.place, choice.regime).items():
-        rows += [(attribute.replace("_", " "), value, f"{wording.of_100(share)} of 100") for value, share in known.items()]
-        if len(known) > 1:
-            low, high = min(known, key=lambda v: known[v].value), max(known, key=lambda v: known[v].value)
-            gaps.append(f"{attribute.replace('_', ' ')} {round(100 * (known[high].value - known[low].value))} points ({low} below {high})")
-    if rows:
-        st.header(f"Who it is right for: {choice.regime}")
-        frame.table(rows, ["Attribute", "Group", "Right at the first guess (95%)"])
-        widest = f"Widest gaps: {'; '.join(gaps)}. " if gaps else ""
-        frame.small(f"{widest}Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
+def show_subgroups(choice: frame.Choice, titles: dict[str, str]) -> None:
+    """How often the chosen model is right, and finds each rare disease, in each group of patients of 30 lesions or more; the widest gaps."""
+    shares, recalls = measured.subgroups(choice.place, choice.regime), measured.found_in_groups(choice.place, choice.regime)
+    diseases = sorted({disease for groups in recalls.values() for one in groups.values() for disease in one})
+    rows = []
+    for attribute, known in shares.items():
+        for group, right in known.items():
+            found = [recalls[attribute][group].get(disease) for disease in diseases]
+            rows.append((attribute.replace("_", " "), group, f"{wording.of_100(right)} of 100", *map(wording.of_100_or_few, found)))
+    if not rows:
+        return
+    st.header(f"Who it is right for: {choice.regime}")
+    named = [f"{wording.heading(titles[disease])} named first, of 100 with it" for disease in diseases]
+    frame.table(rows, ["Attribute", "Group", "Right at the first guess (95%)", *named])
+    gaps = [wording_compare.gap(attribute, "right at the first guess", known) for attribute, known in shares.items()]
+    for disease in diseases:
+        of_groups = {a: {group: one for group in groups if (one := groups[group].get(disease))} for a, groups in recalls.items()}
+        gaps += [wording_compare.gap(attribute, f"{titles[disease]} named first", known) for attribute, known in of_groups.items()]
+    told = "; ".join(gap for gap in gaps if gap)
+    frame.small(f"{f'Widest gaps: {told}. ' if told else ''}Groups under {wording.FEW} lesions are left out. Groups differ in their diagnoses too.")
 
 
 show(frame.chosen())
