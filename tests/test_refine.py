@@ -439,15 +439,3 @@ def test_odd_and_hostile_files_all_end_somewhere(tmp_path: Path, monkeypatch: py
     table, left_out = read_table(tmp_path / "out"), quarantine(tmp_path / "out")
     assert len(table) + len(left_out) == len(list_files(tmp_path / "raw")) == 516
     assert not any("0x" in reason for reason in left_out.values())
-
-
-def test_raw_files_are_never_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "raw/A").mkdir(parents=True)
-    (tmp_path / "raw/A/1.png").write_bytes(encoded(blobs(1)))
-    for out in (tmp_path / "raw", tmp_path, tmp_path / "raw/A/out", tmp_path / "raw/../raw"):
-        with pytest.raises(UserError, match="must stay as it is"):
-            run_refine(monkeypatch, tmp_path, tmp_path / "raw", out, CARD)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file"):
-        run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "file", CARD)
-    assert (tmp_path / "raw/A/1.png").read_bytes() == encoded(blobs(1))

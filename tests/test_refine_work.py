@@ -166,3 +166,15 @@ def test_fingerprints_are_those_of_imagehash() -> None:
         hashes, thumb = fingerprint(Image.fromarray(pixels))
         wanted = [imagehash.phash(Image.fromarray(np.ascontiguousarray(turned))) for turned in dihedral(thumb[None])[:, 0]]
         assert [f"{value:016x}" for value in hashes] == [str(value) for value in wanted]
+
+
+def test_raw_files_are_never_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw/A").mkdir(parents=True)
+    (tmp_path / "raw/A/1.png").write_bytes(encoded(blobs(1)))
+    for out in (tmp_path / "raw", tmp_path, tmp_path / "raw/A/out", tmp_path / "raw/../raw"):
+        with pytest.raises(UserError, match="must stay as it is"):
+            run_refine(monkeypatch, tmp_path, tmp_path / "raw", out, CARD)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "file", CARD)
+    assert (tmp_path / "raw/A/1.png").read_bytes() == encoded(blobs(1))
