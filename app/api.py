@@ -105,24 +105,24 @@ class Service:
 
     def __init__(self, root: Path) -> None:
         self._root, self._mutex = root, Lock()
-        self._opened: tuple[str, Predictor, str] | None = None
+        self._opened: tuple[str, Predictor, str, str] | None = None
 
     @property
     def place(self) -> artifacts.Place:
         """The default data set."""
         return artifacts.places(self._root)[0]
 
-    def model(self) -> tuple[Predictor, str]:
-        """The checked model and the SHA-256 of its model.json, which holds the hashes of all that belongs to it."""
+    def model(self) -> tuple[Predictor, str, str]:
+        """The checked model, the SHA-256 of its model.json, which holds the hashes of all that belongs to it, and its MD5 in dvc.lock."""
         place = self.place
         regime = artifacts.candidate(place)
         folder = place.models / regime
         with self._mutex:
             signature = artifacts.signature(folder, *(p for p in (place.lock, place.split) if p.exists()))
             if self._opened is None or self._opened[0] != signature:
-                predictor = artifacts.load(place, regime, artifacts.check(place, regime))
-                self._opened = (signature, predictor, sha256(folder / "model.json"))
-            return self._opened[1], self._opened[2]
+                content = artifacts.check(place, regime)
+                self._opened = (signature, artifacts.load(place, regime, content), sha256(folder / "model.json"), content)
+            return self._opened[1:]
 
     def start(self) -> None:
         """Check and open the model before the first question; what is wrong is said here, and again to each question until it is mended."""
@@ -220,7 +220,7 @@ def create(root: Path) -> FastAPI:
     def predict(file: Annotated[list[UploadFile], File(description="one image: JPEG, PNG, TIFF, DICOM, ...")]) -> Prediction:
         if len(file) != 1:
             raise Refused(f"file: {len(file)} images; send one at a time")
-        predictor, model = service.model()
+        predictor, model, _ = service.model()
         try:
             seen = uploads.read(file[0].file.read(), predictor.size)
         except Unusable as reason:
@@ -232,7 +232,7 @@ def create(root: Path) -> FastAPI:
 
     @api.post("/risk")
     def assess(question: Question) -> Steps:
-        predictor, _ = service.model()
+        predictor, _, _ = service.model()
         card, info = read_card(service.place.card), predictor.info
         if question.disease not in info["thresholds"]:
             raise Refused(f"disease: {question.disease[:40]!r} is not one of {', '.join(sorted(info['thresholds']))}")
@@ -257,18 +257,20 @@ def create(root: Path) -> FastAPI:
 
     @api.get("/model")
     def model() -> dict[str, Any]:
-        predictor, digest = service.model()
+        predictor, digest, content = service.model()
         told = ("dataset", "regime", "phantom", "classes", "rare", "seeds", "n_cal", "thresholds", "split_sha256", "mix_sha256", "base_hash", "ood")
         card, place = read_card(service.place.card), service.place
         shares = measured.shares(place, predictor.info["regime"])
         return {
             "model_sha256": digest,
-            "model_md5": artifacts.check(place, predictor.info["regime"]),  # by which the page and its reports name it
+            "model_md5": content,  # by which the page and its reports name it
             "notice": wording.NOTICE,
             "titles": {key: entry.title for key, entry in card.classes.items()},
             "tested": {disease: {name: one and asdict(one) for name, one in found.items()} for disease, found in shares.items()},
             "questions": {key: symptom.question for key, symptom in card.symptoms.items()},
-            "prior": {disease: risk.default_prior(card.risk, disease, predictor.info["prior_cal"])[0] for disease in sorted(shares)},
+            "prior": {
+                disease: risk.default_prior(card.risk, disease, predictor.info["prior_cal"])[0] for disease in sorted(predictor.info["thresholds"])
+            },
             "risk_cut_offs": {"low": card.risk.low, "high": card.risk.high},
             **{key: predictor.info[key] for key in told if key in predictor.info},
         }

@@ -28,7 +28,6 @@ MARGIN = 15 * mm
 SIDE = 42 * mm  # of a picture
 TALL = 110 * mm  # what all pictures share
 GRID = [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("FONT", (0, 0), (-1, 0), "Helvetica-Bold"), ("FONTSIZE", (0, 0), (-1, -1), 9)]
-SHARES = ("sensitivity", "specificity", "missed", "ruled_out")  # of test, as in measured.shares
 ASSESSMENT = ("The clinician's own assessment", "", "", "Name, date, signature")
 
 
@@ -64,7 +63,7 @@ def worth_record(
         found, prior = shares.get(disease, {}), risks[disease].prior
         values = {one: measured.value_of_answer(one, found, prior) for one in measured.firm(answer)}
         told[disease] = {
-            **{name: (one := found.get(name)) and asdict(one) for name in SHARES},
+            **{name: (one := found.get(name)) and asdict(one) for name in measured.SHARES},
             "prevalence": prior,
             "predictive_values": {one: value and dict(zip(("value", "low", "high"), value, strict=True)) for one, value in values.items()},
         }
@@ -167,7 +166,7 @@ def _worth_lines(told: dict[str, Any], present: dict[str, Presence], titles: dic
     """Per rare disease how often the model is right on test, and what its answer is worth at the entered prevalence."""
     lines = []
     for disease, one in told.items():
-        found = {name: one[name] and measured.Share(**one[name]) for name in SHARES}
+        found = {name: one[name] and measured.Share(**one[name]) for name in measured.SHARES}
         values: dict[Presence, tuple[float, float, float] | None] = {
             answer: value and (value["value"], value["low"], value["high"]) for answer, value in one["predictive_values"].items()
         }

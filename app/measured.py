@@ -21,6 +21,10 @@ class Share:
     n: int
 
 
+#: What was counted on test at the cut-offs of "present" and "not present" (stages.metrics.classification.at_thresholds).
+SHARES = ("sensitivity", "specificity", "missed", "ruled_out")
+
+
 def detail(place: Place, regime: str) -> dict[str, Any]:
     """All that was measured of a regime on test, detail/<regime>.json; empty when it was not evaluated since it was trained."""
     path = place.reports / "detail" / f"{regime}.json"
@@ -29,12 +33,12 @@ def detail(place: Place, regime: str) -> dict[str, Any]:
 
 
 def shares(place: Place, regime: str) -> dict[str, dict[str, Share | None]]:
-    """Per rare disease: sensitivity, specificity, missed, ruled_out (stages.metrics.classification.at_thresholds); None where test has too few.
+    """Per rare disease: its SHARES; None where test has too few.
 
     Empty when the regime was not evaluated.
     """
     told = detail(place, regime).get("thresholds", {})
-    return {disease: {name: share(found[name]) for name in ("sensitivity", "specificity", "missed", "ruled_out")} for disease, found in told.items()}
+    return {disease: {name: share(found[name]) for name in SHARES} for disease, found in told.items()}
 
 
 def refused(place: Place, regime: str) -> dict[str, Share | None]:

@@ -59,7 +59,7 @@ def listed(names: Sequence[str], last: Literal["or", "and"] = "or") -> str:
 
 def of_100(one: Share) -> str:
     """A measured share as a natural frequency with its interval and n: "64 (58 to 70; n = 210)"."""
-    value, low, high = (f"over {99}" if 0.99 < p < 1 and round(100 * p) == 100 else f"{100 * p:.0f}" for p in (one.value, one.low, one.high))
+    value, low, high = ("over 99" if 0.99 < p < 1 and round(100 * p) == 100 else f"{100 * p:.0f}" for p in (one.value, one.low, one.high))
     return f"{value} ({low} to {high}; n = {one.n:,})"
 
 

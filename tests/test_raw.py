@@ -228,6 +228,20 @@ def test_what_fits_two_files_is_not_guessed(tmp_path: Path) -> None:
     assert found.rows["file"].tolist() == ["y/2.png"] and found.without_file == 1
 
 
+def test_a_row_whose_folder_is_here_is_not_given_a_file_of_another_folder(tmp_path: Path) -> None:
+    images(tmp_path, "benign/2.png", "malignant/1.png")
+    (tmp_path / "t.csv").write_text("image,dx\nbenign/1.png,A\nBENIGN/2.png,B\n")
+    found = listed(tmp_path, TABLE)
+    assert found.rows[["file", "label"]].to_numpy().tolist() == [["benign/2.png", "b"]] and found.without_file == 1
+
+
+def test_a_file_that_a_row_names_exactly_is_no_other_rows(tmp_path: Path) -> None:
+    images(tmp_path, "malignant/1.png")
+    (tmp_path / "t.csv").write_text("image,dx\nbenign/1.png,A\nmalignant/1.png,B\n")
+    found = listed(tmp_path, TABLE)
+    assert found.rows["label"].tolist() == ["b"] and found.without_file == 1
+
+
 def test_more_fields_than_the_header_names_are_refused_and_not_shifted(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,dx\n1.png,A,left\n2.png,B,right\n")
     with pytest.raises(UserError, match="more columns than its first line names"):

@@ -96,8 +96,9 @@ def show_rates(choice: frame.Choice, info: dict[str, Any]) -> None:
         rates = wording_result.refusal_rates(info["ood"], measured.refused(choice.place, choice.regime), titles)
         frame.table(rates, ["Diagnosis", "Refused in the calibration set", "Refused on test images"])
         frame.small(
-            f"It refuses what lies farther from its training images than {100 * (1 - info['ood']['level']):.0f} of 100 calibration images of each "
-            "diagnosis do, rare ones too, and what is darker or more blurred than all of them. It may still accept an image of another kind."
+            f"It refuses what lies farther from its training images than {100 * (1 - info['ood']['level']):.0f} of 100 calibration images do, measured "
+            "by how widely each diagnosis scatters, so that rare ones are not refused more often; and what is darker or more blurred than all of them. "
+            "It may still accept an image of another kind."
         )
 
 

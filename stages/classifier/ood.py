@@ -10,9 +10,11 @@ in each of two views of the image:
 Texture alone lets chest X-rays pass as skin to a model of photographs (tests/test_ood.py): an early layer does not mind that all colour is gone.
 In one vector the many textures would outvote the six colours. Each view has one Ledoit-Wolf covariance for all classes: a rare class has
 fewer images than the features have dimensions. An image is of a class when no view of it lies beyond that class's limit, and refused when
-it is of none. The limits of a class are conformal quantiles of the distances of its own cal images, each view at its
-share of LEVEL, so that of each class, rare ones too, at most LEVEL are refused. Not used: the energy of the logits, which let chest X-rays,
-photographs and noise pass as phantoms.
+it is of none. How far a class's images scatter is its own: a view's unit is the upper quartile of its cal images. How many units are too many is
+one conformal quantile, 1 - LEVEL, of the cal images of all classes, each by the view in which it lies farthest: a class of 40 images does not know
+its own tail, and one odd photograph of it would let temples and X-rays in. A class of which more lie beyond than chance
+explains has a quantile of its own: rare diseases are refused no more often than others, as far as their images can tell.
+Not used: the energy of the logits, which let chest X-rays, photographs and noise pass as phantoms.
 
 Why not a library: pytorch-ood's Mahalanobis inverts the plain covariance, and gives the least distance alone, which allows no limit a class.
 """
@@ -30,6 +32,7 @@ Floats = NDArray[np.floating[Any]]
 FILE = "ood.safetensors"
 VIEWS = ("texture", "colour")
 LEVEL = 0.05
+QUARTILE, ENOUGH = 0.75, 10  # of fewer cal images the quartile is no measure: they are measured by every class's, if that is more
 YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # ITU-R BT.601, as JPEG has it
 LUMA = YCC[0]
 #: What two prints of one picture may differ by, so that a data set without any colour does not refuse a JPEG's trace of it.
@@ -104,28 +107,40 @@ def quality(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
     return {"brightness": grey.mean((1, 2)), "sharpness": np.abs(laplace(grey, axes=(1, 2))).mean((1, 2))}
 
 
-def limit(own: Floats, every: Floats, level: float = LEVEL / len(VIEWS)) -> float | None:
-    """The conformal quantile (1 - `level`) of a class's `own` distances; when they are too few, that of `every` class's, and no less than any of its own.
+def quantile(values: Floats) -> float | None:
+    """The conformal quantile (1 - LEVEL) of `values` (N,); None where they are too few."""
+    rank = len(values) + 1 - math.floor((len(values) + 1) * LEVEL + 1e-9)
+    return None if rank > len(values) else float(np.sort(values)[rank - 1])
 
-    None where these are too few as well: then nothing is refused for its distance.
+
+def limit(own: Floats, common: float) -> float:
+    """What a class with cal distances `own` (N,) accepts: `common`, the quantile of all classes, or its own (the farthest, if they are too few for one)
+    where more of them lie beyond `common` than chance explains (binomial test at LEVEL).
     """
+    from scipy.stats import binom
 
-    def quantile(values: Floats) -> float | None:
-        rank = len(values) + 1 - math.floor((len(values) + 1) * level + 1e-9)
-        return None if rank > len(values) else float(np.sort(values)[rank - 1])
-
-    found = quantile(own)
-    if found is None and (found := quantile(every)) is not None:
-        found = max([found, *own.tolist()])
-    return None if found is None else float(f"{found * (1 + 1e-5):.6g}")  # a little on the safe side of what float32 can tell
+    beyond = int((own > common).sum())
+    if not beyond or binom.sf(beyond - 1, len(own), LEVEL) >= LEVEL:
+        return common
+    mine = quantile(own)
+    return float(own.max()) if mine is None else mine
 
 
 def limits(own: Floats, labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """The limits (VIEWS, classes) of cal images with `labels` (N,) and distances `own` (VIEWS, N), each to its own class; infinite where images are
-    too few. Each view has its share of LEVEL (Bonferroni), so that together they refuse no more than that.
+    """The limits (VIEWS, classes) of cal images with `labels` (N,) and distances `own` (VIEWS, N), each to its own class; infinite, so that nothing is
+    refused for its distance, where all of them are too few.
     """
-    found = [[limit(view[labels == c], view) for c in range(classes)] for view in own]
-    return np.array([[np.inf if v is None else v for v in view] for view in found])
+    if quantile(own[0]) is None:
+        return np.full((len(VIEWS), classes), np.inf)
+    unit = np.repeat(np.maximum(np.quantile(own, QUARTILE, axis=1), np.finfo(float).tiny)[:, None], classes, axis=1)  # of every class
+    for c, n in zip(*np.unique(labels, return_counts=True), strict=True):
+        of_class = np.quantile(own[:, labels == c], QUARTILE, axis=1)
+        unit[:, c] = of_class if n >= ENOUGH and of_class.all() else np.maximum(unit[:, c], of_class)
+    farthest = (own / unit[:, labels]).max(0)
+    common = quantile(farthest)
+    assert common is not None
+    times = np.array([limit(farthest[labels == c], common) for c in range(classes)])
+    return unit * times * (1 + 1e-5)  # a little on the safe side of what float32 can tell
 
 
 def named(limits: Floats, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:

@@ -14,7 +14,7 @@ from stages.imaging.decode import Refused, Unusable, decode, square
 from stages.imaging.watermark import is_marked
 from stages.runtime.guarded import Failed, Limits, guarded
 
-MIN_SIDE = 28  # px of the original: no smaller set is known (MedMNIST)
+MIN_SIDE = 28  # px of the original: MedMNIST's size
 MAX_ASPECT = 2.0  # of a longer picture the model, which sees the middle square, would miss more than half
 LIMITS = Limits(seconds=8, memory_mb=900)  # of one file; a model folder carries no params.yaml
 

@@ -201,7 +201,8 @@ def plain_name(name: str) -> str:
 def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> tuple[dict[str, list[dict[str, str]]], int]:
     """The table's rows for each file, by path under RAW_DIR, by path beside the table, or by bare name; and how many rows have no file.
 
-    Backslashes count as slashes, and where nothing else fits neither folders, case nor the form of accents count, if one file alone fits.
+    Backslashes count as slashes. For a row that fits no file so, neither case nor the form of accents counts, nor folders that are not here (paths
+    of another machine): it gets the one file of its name, unless that is another row's, or the row's own folder is here and has it not.
     Where `layout.suffix` says that the table leaves endings out, a file with another ending is found by its stem: DICOM lies next to JPEG.
     """
     home = PurePosixPath(name).parent
@@ -209,28 +210,34 @@ def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> 
     by_bare = {PurePosixPath(f).name: f for f in files}
     stems = Counter(PurePosixPath(f).stem for f in files) if layout.suffix else Counter[str]()
     by_stem = {PurePosixPath(f).stem: f for f in files}
-    fitting: dict[str, set[str]] = {}
-    for f in files:
-        fitting.setdefault(plain_name(PurePosixPath(f).name), set()).add(f)
     known = set(files)
-    matched: dict[str, list[dict[str, str]]] = {}
-    without_file = 0
-    for values in table.to_numpy():
-        row = dict(zip(table.columns, values, strict=True))
-        wanted = row[str(layout.file)].replace("\\", "/") + layout.suffix
-        candidates = [wanted, (home / wanted).as_posix()]
-        if bare[wanted] == 1:
-            candidates.append(by_bare[wanted])
+    folders = {plain_name(PurePosixPath(f).parent.name) for f in files}
+    rows = [dict(zip(table.columns, values, strict=True)) for values in table.to_numpy()]
+    wanted = [PurePosixPath(row[str(layout.file)].replace("\\", "/") + layout.suffix) for row in rows]
+    found: list[str | None] = []
+    for row, path in zip(rows, wanted, strict=True):
+        candidates = [path.as_posix(), (home / path).as_posix()]
+        if bare[path.as_posix()] == 1:
+            candidates.append(by_bare[path.as_posix()])
         if stems[row[str(layout.file)]] == 1:
             candidates.append(by_stem[row[str(layout.file)]])
-        if len(alike := fitting.get(plain_name(PurePosixPath(wanted).name), set())) == 1:
-            candidates += alike
-        file = next((c for c in candidates if c in known), None)
-        if file is None:
-            without_file += 1
-        else:
+        found.append(next((c for c in candidates if c in known), None))
+    fitting: dict[str, set[str]] = {}
+    for f in known - set(found):
+        fitting.setdefault(plain_name(PurePosixPath(f).name), set()).add(f)
+
+    def alike(path: PurePosixPath) -> str | None:
+        files = fitting.get(plain_name(path.name), set())
+        folder = plain_name(path.parent.name)
+        in_folder = [f for f in files if plain_name(PurePosixPath(f).parent.name) == folder]
+        left = in_folder if folder and folder in folders else list(files)
+        return left[0] if len(left) == 1 else None
+
+    matched: dict[str, list[dict[str, str]]] = {}
+    for row, path, exact in zip(rows, wanted, found, strict=True):
+        if file := exact or alike(path):
             matched.setdefault(file, []).append(row)
-    return matched, without_file
+    return matched, len(rows) - sum(map(len, matched.values()))
 
 
 def _row_of(card: Card, file: str, rows: list[dict[str, str]]) -> tuple[str, dict[str, object] | None]:

@@ -14,6 +14,8 @@ import logging
 import struct
 import zlib
 from copy import deepcopy
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +79,14 @@ def open_dicom(data: bytes) -> Opened:
     check_size(columns, rows, MAX_PIXELS if bits <= 8 else MAX_WIDE_PIXELS // samples)
     tagged = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
 
+    @cache
+    def every() -> NDArray[Any]:
+        return pixel_array(dataset)
+
     def read(index: int) -> Decoded:
         try:
             # pydicom cuts frames of single bits at whole bytes, where they need not end.
-            pixels = pixel_array(dataset)[index] if bits == 1 and frames > 1 and rows * columns % 8 else pixel_array(dataset, index=index)
+            pixels = every()[index] if bits == 1 and frames > 1 and rows * columns % 8 else pixel_array(dataset, index=index)
             picture = Image.fromarray(_grey(pixels, dataset, index) if kind in GREY else _colour(pixels, dataset, stored)).convert("RGB")
         except (Refused, MemoryError):
             raise

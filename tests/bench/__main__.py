@@ -140,6 +140,12 @@ SECTIONS: dict[str, Callable[[Params], list[Row]]] = {
 }
 
 
+def described() -> str:
+    """The commit that is measured, `-dirty` when files differ from it."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return found.stdout.strip() or "no commit"
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,10 +156,11 @@ def main() -> None:
     determinism.fix(params.threads)
     before = args.out.read_text() if args.only else ""
     kept = dict(part.split("\n\n", 1) for part in before.rstrip().split("\n\n## ")[1:])
-    parts = ["# Measurements", f"Written by `make bench`, with {params.threads} threads."]
+    parts = ["# Measurements", "Written by `make bench`; each part says at which commit."]
+    now = f"At {described()}, with {params.threads} threads."
     for title, measure in SECTIONS.items():
         rows = [] if args.only and title not in args.only else measure(params)
-        body = markdown([HEAD, *rows]) if rows else kept.get(title)
+        body = f"{now}\n\n{markdown([HEAD, *rows])}" if rows else kept.get(title)
         parts += [f"## {title}", body] if body else []
     write_text(args.out, "\n\n".join(parts) + "\n")
     print("\n\n".join(parts))
