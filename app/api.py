@@ -30,7 +30,9 @@ from fastapi import FastAPI, File, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import access, artifacts, measured, risk, settings, uploads, wording, wording_risk
@@ -200,6 +202,7 @@ def create(root: Path) -> FastAPI:
     # Without the pages of /docs: their scripts come from elsewhere, which a hospital without internet lacks and patients' data should not meet.
     api = FastAPI(title="rarelens", description=wording.NOTICE, lifespan=lifespan, docs_url=None, redoc_url=None)
     api.add_middleware(SizeLimit)
+    api.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # another name is another site's page asking
     if token is not None:
         api.add_middleware(Token, token=token)  # added last, so it stands before all else
 
@@ -211,6 +214,10 @@ def create(root: Path) -> FastAPI:
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         told = "; ".join(f"{'.'.join(str(part) for part in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors())
         return JSONResponse({"reason": told}, status_code=422)
+
+    @api.exception_handler(HTTPException)
+    def unanswered(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"reason": error.detail}, status_code=error.status_code, headers=error.headers)
 
     @api.exception_handler(UserError)
     def unusable(_: Request, error: UserError) -> JSONResponse:

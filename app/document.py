@@ -32,10 +32,13 @@ ASSESSMENT = ("The clinician's own assessment", "", "", "Name, date, signature")
 
 
 def record(
-    card: Card, regime: str, files: list[dict[str, str]], result: Result, refer: list[str], hashes: dict[str, str], warnings: list[str]
+    card: Card, regime: str, files: list[dict[str, str]], result: Result, refer: list[str], hashes: dict[str, str], warnings: list[str], read_at: str
 ) -> dict[str, Any]:
-    """What the page said of a case: `files` (name, sha256, reason why it was left out), what was found, what it stands on, `warnings` of the data and files."""
+    """What the page said of a case: `files` (name, sha256, reason why it was left out), what was found, what it stands on, `warnings` of the data and
+    files; `read_at`, when (UTC).
+    """
     return {
+        "read_at": read_at,
         "notice": f"{wording.NOTICE} {wording.PHANTOM}" if card.phantom else wording.NOTICE,
         "warnings": warnings,
         "data_set": card.title,
@@ -148,7 +151,7 @@ def as_pdf(told: dict[str, Any], titles: dict[str, str], pictures: dict[str, NDA
         Paragraph("Limits", styles["Heading3"]),
         *(text(line, small) for line in limits),
         Paragraph("Where this comes from", styles["Heading3"]),
-        text(f"Model {told['regime']}.", small),
+        text(f"Read on {told['read_at']} by the model {told['regime']}.", small),
         *files,
         *hashes,
         Spacer(0, 4 * mm),

@@ -25,6 +25,7 @@ from stages.runtime.errors import LawError, UserError
 MOST = 32  # images at once
 CODE = Path(__file__).parents[1]
 LIST, LOG = "samples.csv", "log.txt"
+UNJUDGED = "not judged"  # as in stages.sample, which imports torch
 README = f"""\
 AI made every image here. None is a picture of a patient, none is fit for a diagnosis.
 
@@ -38,7 +39,7 @@ _GATE = Lock()
 
 class Drawn(NamedTuple):
     """A decided image: the marked PNG as `stages.sample` wrote it (None: no try gave anything to see), tries, the judge's probability for what
-    was asked for (0..1, None: the text names no diagnosis), and why it was not accepted ("": it was)."""
+    was asked for (0..1, None: the text names no diagnosis), and why it was not accepted ("": it was; UNJUDGED: nobody looked)."""
 
     image: bytes | None
     tries: int

@@ -58,10 +58,18 @@ def performance(place: Place, regime: str, card: Card) -> list[tuple[str, str, s
     return rows
 
 
-def items(card: Card, info: Mapping[str, Any], tested: bool, grouped: bool, external: Sequence[str], audited: bool) -> list[Item]:
+def grouped(place: Place, regime: str) -> Met:
+    """Whether test could tell how the regime does in groups of patients: "in part" where a group has too few lesions, of all or of a rare disease."""
+    if not any(measured.subgroups(place, regime).values()):
+        return "not met"
+    found = measured.found_in_groups(place, regime)
+    return "met" if all(share for groups in found.values() for one in groups.values() for share in one.values()) else "in part"
+
+
+def items(card: Card, info: Mapping[str, Any], tested: bool, grouped: Met, external: Sequence[str], audited: bool) -> list[Item]:
     """Items of CLAIM 2024 (Tejani et al.) and TRIPOD+AI (Collins et al. 2024), in short words.
 
-    `tested` and `audited`: those reports are there; `grouped`: test could tell of groups of patients; `external` are the other data sets
+    `tested` and `audited`: those reports are there; `grouped`: whether test could tell of groups of patients; `external` are the other data sets
     that it was tested on.
     """
     tripod, claim = "TRIPOD+AI", "CLAIM 2024"
@@ -93,8 +101,12 @@ def items(card: Card, info: Mapping[str, Any], tested: bool, grouped: bool, exte
         Item(
             tripod,
             "Fairness: performance in subgroups",
-            "met" if grouped else "not met",
-            "Compare regimes" if grouped else "no attribute with a group of 30 lesions or more was tested",
+            grouped,
+            {
+                "met": "Compare regimes",
+                "in part": "Compare regimes; some groups have too few lesions of a rare disease",
+                "not met": "no attribute with a group of 30 lesions or more was tested",
+            }[grouped],
         ),
         Item(tripod, "Full model and code available", "met", "weights and code by hash, rebuilt by `dvc repro`"),
         Item(

@@ -71,7 +71,7 @@ def drawn(probability: float | None, tries: int, rejected: str) -> str:
     """The caption of an image drawn on demand: the judge's probability 0..1 for what was asked for (None: not judged), tries, and why it was rejected."""
     said = "not judged" if probability is None else f"judge {percent(probability)}"
     again = "" if tries == 1 else f", try {tries}"
-    return f"{GENERATED}: {reason(rejected)}, {said}{again}" if rejected else f"{GENERATED}: {said}{again}"
+    return f"{GENERATED}: {reason(rejected)}, {said}{again}" if rejected and rejected != said else f"{GENERATED}: {said}{again}"
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,8 @@
 In:  the text; of the data set (params.yaml's, or --dataset) its card, base, judge and, when the text names a rare disease by title or
      synonym, that disease's token and LoRA. Steps, guidance and attempts are params.yaml's.
 Out: OUT_DIR/0000.png ... (they say inside that AI made them) and samples.csv (file, seed, attempts, judge_probability, accepted, reason), kept up
-     with each decided image, so that whoever ends it half-way keeps what there is; at the end sheet.png.
+     with each decided image, so that whoever ends it half-way keeps what there is; at the end sheet.png. When the text names no class, nothing is
+     accepted: the reason is "not judged".
 
 Words that the text encoder does not know are named on stderr. No image here is a patient's, and none is fit for diagnosis.
 """
@@ -35,12 +36,17 @@ from stages.runtime.progress import progress_bar
 
 ROW = 8  # images in a row of the sheet
 COLUMNS = ["file", "seed", "attempts", "judge_probability", "accepted", "reason"]
+UNJUDGED = "not judged"  # the reason where the text names no class: neither accepted nor refused
 
 
-def write(pictures: Mapping[int, Picture], out_dir: Path) -> pd.DataFrame:
+def write(pictures: Mapping[int, Picture], out_dir: Path, judged: bool) -> pd.DataFrame:
     """samples.csv of what is decided so far, by number, which is given back."""
     rows = [
-        (f"{k:04d}.png" if (p := pictures[k]).pixels is not None else "", p.seed, p.attempts, p.probability, p.accepted, p.reason)
+        (
+            f"{k:04d}.png" if (p := pictures[k]).pixels is not None else "",
+            *(p.seed, p.attempts, p.probability),
+            *((p.accepted, p.reason) if judged else (False, p.reason or UNJUDGED)),
+        )
         for k in sorted(pictures)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -78,19 +84,21 @@ def main() -> None:
     judge = load_judge(models / "judge") if order.label else None
     size = params.refine.size if own else painter.sampler.side
     pictures: dict[int, Picture] = {}
-    table = write(pictures, args.out_dir)
+    judged = order.label is not None
+    table = write(pictures, args.out_dir, judged)
     with progress_bar("drawn", "image") as bar:
         for picture in paint(painter, order, args.n, judge, size, params.generate, seed=args.seed, tick=bar.update):
             pictures[picture.number] = picture
             if picture.pixels is not None:
                 write_bytes(args.out_dir / f"{picture.number:04d}.png", encode_marked(picture.pixels))
-            table = write(pictures, args.out_dir)
+            table = write(pictures, args.out_dir, judged)
 
     shown = [pixels for k in sorted(pictures) if (pixels := pictures[k].pixels) is not None]
     if shown:
         lines = {f"{args.text}, from {k + 1}": np.stack(shown[k : k + ROW]) for k in range(0, len(shown), ROW)}
         save_sheet(lines, args.out_dir / "sheet.png", generated=True)
-    print(f"{args.out_dir}: {table['accepted'].sum()} of {len(table)} images accepted, {table['attempts'].sum()} drawn; prompt: {order.prompt}")
+    kept = f"{table['accepted'].sum()} of {len(table)} images accepted" if judged else f"{len(table)} images, none judged"
+    print(f"{args.out_dir}: {kept}, {table['attempts'].sum()} drawn; prompt: {order.prompt}")
 
 
 if __name__ == "__main__":

@@ -162,6 +162,13 @@ def test_several_images_are_not_answered_as_one(client: httpx.Client) -> None:
     assert answer.status_code == 422 and "one at a time" in answer.json()["reason"]
 
 
+def test_what_is_not_there_is_said_in_the_same_form_and_other_names_of_this_machine_are_not_answered(client: httpx.Client) -> None:
+    missing = client.get("/predictions")
+    assert missing.status_code == 404 and missing.json() == {"reason": "Not Found"}
+    assert client.get("/predict").status_code == 405
+    assert client.get("/health", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
 def test_no_page_of_the_api_loads_anything_from_elsewhere(client: httpx.Client) -> None:
     assert [client.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404, 404, 200]
 

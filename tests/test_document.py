@@ -40,7 +40,9 @@ def risks(**answers: risk.Answer) -> dict[str, risk.Assessment]:
 
 def told(files: int = 1, **answers: risk.Answer) -> dict[str, Any]:
     named = [{"name": "<b>lesion & co</b>.png", "sha256": "a" * 64, "reason": ""}] * files
-    record = document.record(CARD, "combined", named, RESULT, ["it cannot say"], {"model (md5)": "c" * 32}, ["a border tells the disease"])
+    record = document.record(
+        CARD, "combined", named, RESULT, ["it cannot say"], {"model (md5)": "c" * 32}, ["a border tells the disease"], "2026-01-02 03:04 UTC"
+    )
     assessed = risks(**answers)
     return record | {"risk": document.risk_record(CARD, assessed), "tested": document.worth_record(RESULT, SHARES, assessed)}
 
@@ -64,6 +66,7 @@ def words(page: bytes) -> str:
 def test_the_json_holds_what_the_page_says() -> None:
     found = json.loads(document.as_json(told()))
     assert found["p"] == pytest.approx(dict.fromkeys(CLASSES, SHARE), abs=1e-6) and found["conformal_sets"] == {"0.90": ["df", "nv"], "0.95": None}
+    assert found["read_at"] == "2026-01-02 03:04 UTC" and "Read on 2026-01-02 03:04 UTC" in words(pdf(told()))
     assert found["warnings"] == ["a border tells the disease"] and "A border tells the disease." in words(pdf(told()))
     assert wording.PHANTOM in found["notice"] and found["refer"] == ["it cannot say"] and found["hashes"] == {"model (md5)": "c" * 32}
 

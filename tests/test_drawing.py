@@ -23,6 +23,7 @@ from streamlit.testing.v1 import AppTest
 from app import drawing, marking, wording_synthetic
 from app.artifacts import Place
 from app.drawing import Drawing
+from stages import sample
 from stages.dataset.card import read_card
 from stages.imaging.watermark import is_marked
 from stages.runtime.errors import UserError
@@ -185,5 +186,6 @@ def test_an_empty_text_is_refused(root: Path) -> None:
 def test_what_is_said_of_an_image() -> None:
     assert wording_synthetic.drawn(0.93, 1, "") == "AI-generated: judge 93%"
     assert wording_synthetic.drawn(0.2, 4, "judge") == "AI-generated: the judge does not see what was asked for, judge 20%, try 4"
-    assert wording_synthetic.drawn(None, 1, "") == "AI-generated: not judged" and wording_synthetic.reason("other") == "other"
+    assert drawing.UNJUDGED == sample.UNJUDGED
+    assert wording_synthetic.drawn(None, 1, sample.UNJUDGED) == "AI-generated: not judged" and wording_synthetic.reason("other") == "other"
     assert [wording_synthetic.duration(s) for s in (4, 41, 200)] == ["a few seconds", "40 seconds", "3 minutes"]

@@ -104,6 +104,36 @@ def test_a_model_of_photographs_refuses_x_rays_drawings_of_them_and_temples_but_
     assert min(shares.values()) > 0.9 and own <= 0.08
 
 
+@pytest.mark.skipif(not XRAYS.exists(), reason="needs ../shared/data")
+def test_with_few_calibration_images_of_a_rare_class_foreign_ones_are_refused_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to 800 lesions a class, half of them known, a tenth for the limits (7 of df): what one odd image of a small class could open.
+    `pytest -s` shows the shares, the least of four divisions."""
+    found = tiny_ham.photographs({"all": 800})
+    pixels, labels = np.stack([read(data, SIZE) for data in found["data"]]), np.unique(found["label"], return_inverse=True)[1]
+    network = backbone.build("test_resnet", len(CLASSES), REPOSITORY / "models/base/backbone")
+    texture, kinds = (
+        backbone.texture(network, pixels),
+        {kind: foreign(kind) for kind in ("noise", "chest X-ray", "photograph")} | {"real X-ray": x_rays()},
+    )
+    least, own = dict.fromkeys(kinds, 1.0), np.zeros((4, len(CLASSES)))
+    for k in range(len(own)):
+        part = np.random.default_rng(k).random(len(pixels))
+        train, cal, new = part < 0.5, (part >= 0.5) & (part < 0.6), part >= 0.6
+        known = ood.learn(texture[train], pixels[train], labels[train], len(CLASSES))
+        record = ood.fit(ood.distances(texture[cal], pixels[cal], known), pixels[cal], labels[cal], CLASSES)
+        limits = ood.unnamed(record["limits"], CLASSES)
+        for kind, images in kinds.items():
+            beyond = ood.excess(ood.distances(backbone.texture(network, images), images, known), limits) > 1
+            least[kind] = min(least[kind], float(beyond.mean()))
+        beyond = ood.excess(ood.distances(texture[new], pixels[new], known), limits) > 1
+        own[k] = [beyond[labels[new] == c].mean() for c in range(len(CLASSES))]
+    with capsys.disabled():
+        print(
+            f"\nrefused, the least of {len(own)}: {least}; of new photographs, by class: {dict(zip(CLASSES, own.mean(0).round(3).tolist(), strict=True))}"
+        )
+    assert min(least.values()) > 0.9 and own.mean() <= ood.LEVEL and own.mean(0).max() <= 0.1
+
+
 @pytest.mark.parametrize("kind", ["noise", "chest X-ray", "photograph"])
 def test_a_foreign_image_is_refused(predictor: Predictor, kind: str) -> None:
     assert share(predictor, foreign(kind)) > 0.9

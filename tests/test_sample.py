@@ -203,8 +203,10 @@ def test_a_common_class_is_drawn_from_the_base_and_no_class_is_not_judged(
     table = call(world, monkeypatch, "a melanoma", p=0.4)  # the fake judge finds df, never a melanoma
     assert not table["accepted"].any() and set(table["reason"]) == {JUDGE}
     assert "prompt: a melanoma" in capsys.readouterr().out
-    assert call(world, monkeypatch, "an image")["accepted"].all()
-    assert "names no class of phantom, so no image is judged" in capsys.readouterr().err
+    table = call(world, monkeypatch, "an image")
+    assert not table["accepted"].any() and set(table["reason"]) == {sample.UNJUDGED} and table["file"].notna().all()
+    said = capsys.readouterr()
+    assert "names no class of phantom, so no image is judged" in said.err and "2 images, none judged" in said.out
 
 
 def test_whoever_ends_the_command_half_way_keeps_what_is_decided(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_the_card_says_what_is_met_and_what_is_not(root: Path, monkeypatch: pyte
 
 def test_what_was_not_tested_is_not_met(root: Path) -> None:
     card, info = read_card(root / "data/phantom.yaml"), read_json(root / "models/phantom/combined/model.json")
-    tested, untested = (modelcard.items(card, info, done, done, ["clinic"] if done else [], True) for done in (True, False))
+    tested, untested = (modelcard.items(card, info, done, "met" if done else "not met", ["clinic"] if done else [], True) for done in (True, False))
     assert sum(item.met != "not met" for item in tested) == sum(item.met != "not met" for item in untested) + 3
     assert {item.guideline for item in tested} == {"TRIPOD+AI", "CLAIM 2024"} and all(item.where for item in tested)
 

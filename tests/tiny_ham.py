@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def photographs() -> pd.DataFrame:
-    """label, group, split, data (JPEG bytes) of LESIONS of each class, the first in the order of their names."""
+def photographs(counts: Mapping[str, int] = LESIONS) -> pd.DataFrame:
+    """label, group, split, data (JPEG bytes) of so many lesions of each class by split, or all that there are, the first in the order of their names."""
     with tarfile.open(ARCHIVE) as tar:
         members = {Path(member.name).name: member for member in tar if member.isfile()}
 
@@ -40,8 +41,8 @@ def photographs() -> pd.DataFrame:
             return file.read()
 
         table = pd.read_csv(io.BytesIO(data("HAM10000_metadata.csv"))).sort_values("image_id").drop_duplicates("lesion_id")
-        parts = [part for part, count in LESIONS.items() for _ in range(count)]
-        chosen = pd.concat([own.head(len(parts)).assign(split=parts) for _, own in table.groupby("dx")])
+        parts = [part for part, count in counts.items() for _ in range(count)]
+        chosen = pd.concat([own.head(len(parts)).assign(split=parts[: len(own)]) for _, own in table.groupby("dx")])
         chosen = chosen.rename(columns={"dx": "label", "lesion_id": "group"})
         return chosen.assign(data=[data(f"{name}.jpg") for name in chosen["image_id"]])[["label", "group", "split", "data"]]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import streamlit as st
 from numpy.typing import NDArray
 
 from app import frame, measured, uploads
@@ -56,6 +58,12 @@ class Case:
         """The hash of the file, of several the hash of their hashes."""
         digests = [view.digest for view in self.views]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    @property
+    def read_at(self) -> str:
+        """When this session first read it, UTC: it stays, however often the page is drawn anew."""
+        now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        return str(st.session_state.setdefault(f"read {self.digest} {self.content}", now))
 
     @property
     def used(self) -> list[View]:

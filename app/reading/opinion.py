@@ -24,7 +24,7 @@ def show(case: Case) -> None:
     st.header("Your assessment")
     choice, short = case.choice, case.digest[:SHORT]
     warnings = [*measured.shortcuts(choice.place), *(view.note for view in case.used if view.note)]
-    told = document.record(choice.card, choice.regime, [], case.result, case.refer, case.hashes, warnings)
+    told = document.record(choice.card, choice.regime, [], case.result, case.refer, case.hashes, warnings, case.read_at)
     kept = f"reading {case.digest} {case.content} {choice.place.name} {choice.regime}"
     try:
         readings = history.History(choice.place.root / found.history.file)

@@ -18,7 +18,7 @@ def show(case: Case, risks: Mapping[str, risk.Assessment]) -> None:
     st.header("Report")
     files = [{"name": view.name, "sha256": view.digest, "reason": view.reason} for view in case.views]
     warnings = [*measured.shortcuts(choice.place), *(f"of {view.name}, {view.note}" for view in case.used if view.note)]
-    told = document.record(choice.card, choice.regime, files, result, case.refer, case.hashes, warnings)
+    told = document.record(choice.card, choice.regime, files, result, case.refer, case.hashes, warnings, case.read_at)
     told["risk"] = document.risk_record(choice.card, risks)
     told["tested"] = document.worth_record(result, measured.shares(choice.place, choice.regime), risks)
     explainer = frame.explainer(choice, case.content)

@@ -37,7 +37,7 @@ def show(choice: frame.Choice) -> None:
         rates = wording_result.refusal_rates(info["ood"], measured.refused(place, choice.regime), titles)
         frame.table(rates, ["Diagnosis", "Refused in the calibration set", "Refused on test images"])
     st.header("Reporting guidelines")
-    verdict, grouped = place.reports / "verdict.json", any(measured.subgroups(place, choice.regime).values())
+    verdict, grouped = place.reports / "verdict.json", modelcard.grouped(place, choice.regime)
     external = sorted(read_json(verdict).get("external", {})) if verdict.exists() else []
     items = modelcard.items(card, info, bool(rows), grouped, external, (place.reports / "audit").exists())
     for guideline in dict.fromkeys(item.guideline for item in items):

@@ -89,8 +89,12 @@ def watch(current: drawing.Drawing, expected: bool) -> None:
 
 
 def show_pictures(pictures: list[drawing.Drawn]) -> None:
-    """Accepted images first, then those that stayed wrong after the last try."""
-    for title, own in (("Accepted", [p for p in pictures if not p.reason]), ("Not accepted after the last try", [p for p in pictures if p.reason])):
+    """Accepted images first, then those that nobody judged, then those that stayed wrong after the last try."""
+    titles = {"": "Accepted", drawing.UNJUDGED: "Drawn, not judged"}
+    groups: dict[str, list[drawing.Drawn]] = {}
+    for picture in sorted(pictures, key=lambda p: [*titles, p.reason].index(p.reason)):
+        groups.setdefault(titles.get(picture.reason, "Not accepted after the last try"), []).append(picture)
+    for title, own in groups.items():
         seen = [p for p in own if p.image is not None]
         if own:
             st.subheader(f"{title}: {len(own)}")
