@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from app import artifacts, uploads
 from app.explain import Explainer
+from app.reading.case import READ_AT
 from stages.classifier.prediction import interpret, open_model
 from stages.classifier.predictor import Predictor
 from stages.classifier.reading import Seen, read
@@ -73,15 +74,17 @@ def test_a_session_forgets_the_pictures_of_the_case_before(root: Path, monkeypat
         return Seen(views, 1)
 
     monkeypatch.setattr(uploads, "read", read_here)
-    page, alive, kept = open_page(root, monkeypatch), [], []
+    page, alive, kept, cases = open_page(root, monkeypatch), [], [], []
     for label in CASES:
         upload(page, phantom_png(label))
         assert not page.exception and not page.error
         gc.collect()
         alive.append(sum(picture() is not None for picture in pictures))
         kept.append(len(page.session_state))
+        cases.append(page.session_state[READ_AT][0])
     assert len(pictures) == 2 * len(CASES) and max(alive) <= 2, alive  # of a case, what the model sees and what the page shows
     assert len(set(kept)) == 1, kept  # answers to earlier cases are gone too
+    assert cases[0] != cases[1] and cases[:2] == cases[2:]
 
 
 def test_twenty_sessions_at_once_get_what_one_alone_gets(predictor: Predictor, root: Path) -> None:
