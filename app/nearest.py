@@ -21,9 +21,9 @@ class Pair(NamedTuple):
 
 
 def training(place: Place, *labels: str) -> pd.DataFrame:
-    """The real training images of the classes `labels`: id, label, image (encoded), in the order of their ids."""
+    """The real training images of the classes `labels`: id, label, group, image (encoded), in the order of their ids."""
     split = read_split(place.split)
-    own = split.loc[(split["split"] == "train") & split["label"].isin(labels), ["id", "label"]]
+    own = split.loc[(split["split"] == "train") & split["label"].isin(labels), ["id", "label", "group"]]
     return own.merge(read_table(place.refined, ["id", "image"]), on="id").sort_values("id", ignore_index=True)
 
 
@@ -46,3 +46,19 @@ def closest(place: Place, disease: str, count: int) -> list[Pair]:
     distance, which = nearest(thumbs(decode(drawn["image"], real.shape[1])), vectors.reshape(-1, len(real), vectors.shape[1]))
     rows = zip(drawn["image"], known["image"].iloc[which], drawn["mode"], distance / vectors.shape[1] ** 0.5, strict=True)
     return sorted((Pair(a, b, mode, float(d)) for a, b, mode, d in rows), key=lambda pair: pair.distance)
+
+
+def closest_real(place: Place, disease: str) -> float | None:
+    """The least distance between training images of `disease` of two patients or lesions, to hold `closest` against; None where it has one alone."""
+    from scipy.spatial.distance import cdist
+
+    from stages.diffusion.selection import references, thumbs
+
+    known = training(place, disease)
+    groups = known["group"].to_numpy()
+    if known["group"].nunique() < 2:
+        return None
+    real = decode(known["image"])
+    vectors = thumbs(real)
+    distance = cdist(vectors, references(real)).reshape(len(real), -1, len(real)).min(1) / vectors.shape[1] ** 0.5
+    return float(distance[groups[:, None] != groups].min())

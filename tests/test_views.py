@@ -17,7 +17,7 @@ from stages.imaging.phantoms import CLASSES
 from stages.imaging.refining import encode_png
 from stages.runtime.files import read_json, write_json, write_text
 from tests.test_app import open_page, words
-from tests.tiny_root import build, drawings, write_lock
+from tests.tiny_root import SIZE, build, drawings, write_lock
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,18 @@ def test_the_closest_training_image_is_found_in_any_turn_and_among_what_was_begu
     refined = read_table(tmp_path / "data/refined/phantom").set_index("id")["image"]
     assert (first.real, second.real) == (refined["rdf"], refined["rnv"])
     assert len(nearest.closest(Place(tmp_path, "phantom", True), "df", 1)) == 1
+    assert nearest.closest_real(Place(tmp_path, "phantom", True), "df") is None  # one lesion alone
+
+
+def test_real_images_of_two_lesions_are_what_a_near_pair_is_held_against(tmp_path: Path) -> None:
+    add_images(tmp_path)
+    place = Place(tmp_path, "phantom", True)
+    one, other = (np.full((SIZE, SIZE, 3), grey, np.uint8) for grey in (100, 151))
+    rows = [("a", "x", one), ("b", "x", one), ("c", "y", other)]
+    table = pd.DataFrame([{"id": i, "label": "df", "group": g, "image": encode_png(pixels)} for i, g, pixels in rows])
+    write_table(tmp_path / "data/refined/phantom/part.parquet", table)
+    write_text(tmp_path / "data/splits/phantom.csv", "id,label,group,split,fold\n" + "".join(f"{i},df,{g},train,0\n" for i, g, _ in rows))
+    assert nearest.closest_real(place, "df") == pytest.approx(51 / 255)
 
 
 def test_the_data_report_is_shown_with_its_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

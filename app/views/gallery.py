@@ -85,12 +85,18 @@ def show_pairs(place: artifacts.Place, disease: str) -> None:
             synthetic, real = decode([pair.synthetic, pair.real], SIZE)
             st.image([encode_marked(marking.banded(synthetic)), encode_png(real)], caption=captions, alt=captions, width=SIZE)
             frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording_synthetic.mode(pair.mode)}.")
-    frame.small(wording_synthetic.DISTANCE)
+    beside = _closest_real(place, disease, signature)
+    frame.small(wording_synthetic.DISTANCE + ("" if beside is None else f" The closest two real training images of different lesions: {beside:.3f}."))
 
 
 @st.cache_data(show_spinner="Looking for the closest training images", max_entries=8)
 def _closest(_place: artifacts.Place, disease: str, signature: str) -> list[nearest.Pair]:
     return nearest.closest(_place, disease, SHOWN)
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _closest_real(_place: artifacts.Place, disease: str, signature: str) -> float | None:
+    return nearest.closest_real(_place, disease)
 
 
 def show_rejected(rejected: pd.DataFrame) -> None:
