@@ -6,7 +6,8 @@ POST /predict  multipart field `file`, one image   what the model says of it, or
 POST /risk     JSON {disease, answers, prior, p}   the chance before anything, after the answers, after the image
 GET  /model    what the model knows, by which names, how often it was right on test, the questions for /risk, the hashes of what it is made of
 GET  /health   whether a checked model can be opened
-A file or a question that cannot be answered is 422, one that is too large 413, a model that is missing or changed 503, each {"reason": ...}.
+A file or a question that cannot be answered is 422, one that is too large 413, one without its length 411, one to another host's name 400, a path
+or method that is not there 404 or 405, a model that is missing or changed 503, each {"reason": ...}.
 With `auth.required` (app/settings.toml) every request must bear the token that RARELENS_API_TOKEN holds, `Authorization: Bearer TOKEN`, or gets
 401; without such a token in its environment the server does not start.
 """
@@ -32,7 +33,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import access, artifacts, measured, risk, settings, uploads, wording, wording_risk
@@ -150,6 +150,20 @@ class SizeLimit:
         await (refusal or self._app)(scope, receive, send)
 
 
+class OwnName:
+    """ASGI middleware: a request that names another host is refused, for it comes from another site's page in a browser of this machine."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = dict(scope.get("headers", [])).get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
+        refusal = None
+        if scope["type"] != "lifespan" and name not in (HOST, "localhost"):
+            refusal = JSONResponse({"reason": f"Host: only {HOST} and localhost are answered; a proxy must send one of them"}, status_code=400)
+        await (refusal or self._app)(scope, receive, send)
+
+
 class Token:
     """ASGI middleware: a request that does not bear `token` is answered 401, whatever it asks for."""
 
@@ -202,7 +216,7 @@ def create(root: Path) -> FastAPI:
     # Without the pages of /docs: their scripts come from elsewhere, which a hospital without internet lacks and patients' data should not meet.
     api = FastAPI(title="rarelens", description=wording.NOTICE, lifespan=lifespan, docs_url=None, redoc_url=None)
     api.add_middleware(SizeLimit)
-    api.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # another name is another site's page asking
+    api.add_middleware(OwnName)  # another name is another site's page asking
     if token is not None:
         api.add_middleware(Token, token=token)  # added last, so it stands before all else
 

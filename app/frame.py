@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # imports torch
 
 CHOICE = "choice"
 UPLOADED = "uploaded"  # the present patient's files, as they were read
+READ_AT = "read at"  # which case was read, and when
 BLOCK = re.compile(r"!\[(?P<alt>[^]]*)]\((?P<path>[^)]+)\)|(?P<table>(?:^\|.*\|[ ]*(?:\n|\Z)){3,})", re.MULTILINE)  # a picture, or a whole table
 CELLS = re.compile(r"(?<!\\)\|")
 WIDE = 3  # columns that 380 px hold
@@ -74,6 +75,7 @@ def chosen() -> Choice:
 def forget() -> None:
     """Drop what this session has read of the present patient's files."""
     st.session_state.pop(UPLOADED, {}).clear()
+    st.session_state.pop(READ_AT, None)
 
 
 def notice(choice: Choice) -> None:

@@ -6,7 +6,7 @@ In:  the text; of the data set (params.yaml's, or --dataset) its card, base, jud
      synonym, that disease's token and LoRA. Steps, guidance and attempts are params.yaml's.
 Out: OUT_DIR/0000.png ... (they say inside that AI made them) and samples.csv (file, seed, attempts, judge_probability, accepted, reason), kept up
      with each decided image, so that whoever ends it half-way keeps what there is; at the end sheet.png. When the text names no class, nothing is
-     accepted: the reason is "not judged".
+     accepted: the reason is "not judged", of an image that shows something.
 
 Words that the text encoder does not know are named on stderr. No image here is a patient's, and none is fit for diagnosis.
 """

@@ -166,7 +166,9 @@ def test_what_is_not_there_is_said_in_the_same_form_and_other_names_of_this_mach
     missing = client.get("/predictions")
     assert missing.status_code == 404 and missing.json() == {"reason": "Not Found"}
     assert client.get("/predict").status_code == 405
-    assert client.get("/health", headers={"Host": "elsewhere.example"}).status_code == 400
+    other = client.get("/health", headers={"Host": "elsewhere.example"})
+    assert other.status_code == 400 and "localhost" in other.json()["reason"]
+    assert client.get("/health", headers={"Host": "LOCALHOST:1"}).status_code == 200
 
 
 def test_no_page_of_the_api_loads_anything_from_elsewhere(client: httpx.Client) -> None:

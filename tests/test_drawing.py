@@ -31,7 +31,7 @@ from stages.runtime.files import write_json, write_text
 from tests.test_app import open_page, words
 from tests.tiny_root import REPOSITORY, write_lock
 
-#: Writes as `stages.sample` does: OUT COUNT BEHAVIOUR, which is whole, hang (after the first image) or fail.
+#: Writes as `stages.sample` does: OUT COUNT BEHAVIOUR, which is whole, unjudged, hang (after the first image) or fail.
 STAND_IN = """
 import sys, time
 from pathlib import Path
@@ -42,6 +42,10 @@ if behaviour == "fail":
     sys.exit("error: the text names 2 classes: name one")
 print("warning: the base does not know 'zebra' as words, so they change little", file=sys.stderr, flush=True)
 out.mkdir()
+if behaviour == "unjudged":
+    (out / "0000.png").write_bytes(encode_marked(np.zeros((8, 8, 3), np.uint8)))
+    (out / "samples.csv").write_text("file,seed,attempts,judge_probability,accepted,reason\\n,3,4,,False,not finite\\n0000.png,1,1,,False,not judged\\n")
+    sys.exit()
 rows = ["file,seed,attempts,judge_probability,accepted,reason", "0000.png,1,1,0.900000,True,", "0001.png,2,4,0.100000,False,judge", ",3,4,,False,not finite"]
 for k in range(3 if behaviour == "whole" else 1):
     if k < 2:
@@ -84,6 +88,15 @@ def order(page: AppTest, count: int = 3) -> AppTest:
     page.number_input[0].set_value(count)
     next(button for button in page.button if button.label == "Draw").click()
     return page.run()
+
+
+def test_what_nobody_judged_is_not_called_accepted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, "unjudged")
+    page = open_page(root, monkeypatch, "generate")
+    until(order(page, 2), 2)
+    page.run()
+    assert not page.exception and not page.error
+    assert [text.value for text in page.subheader] == ["Drawn, not judged: 1", "Not accepted after the last try: 1"]
 
 
 def test_images_are_marked_named_and_taken_away(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

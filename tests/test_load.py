@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app import artifacts, uploads
 from app.explain import Explainer
-from app.reading.case import READ_AT
+from app.frame import READ_AT
 from stages.classifier.prediction import interpret, open_model
 from stages.classifier.predictor import Predictor
 from stages.classifier.reading import Seen, read

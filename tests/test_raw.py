@@ -235,6 +235,15 @@ def test_a_row_whose_folder_is_here_is_not_given_a_file_of_another_folder(tmp_pa
     assert found.rows[["file", "label"]].to_numpy().tolist() == [["benign/2.png", "b"]] and found.without_file == 1
 
 
+@pytest.mark.parametrize(("wanted", "there"), [("benign/img/1.png", "malignant/img/1.png"), ("train/images/1.PNG", "test/images/1.png")])
+def test_nested_folders_of_one_name_are_told_apart(tmp_path: Path, wanted: str, there: str) -> None:
+    images(tmp_path, there, wanted.replace("1", "2").lower())
+    (tmp_path / "t.csv").write_text(f"image,dx\n{wanted},A\n")
+    assert listed(tmp_path, TABLE).without_file == 1
+    (tmp_path / "t.csv").write_text(f"image,dx\n/elsewhere/of/another/{there.upper()},A\n")
+    assert listed(tmp_path, TABLE).rows["file"].tolist() == [there]
+
+
 def test_a_file_that_a_row_names_exactly_is_no_other_rows(tmp_path: Path) -> None:
     images(tmp_path, "malignant/1.png")
     (tmp_path / "t.csv").write_text("image,dx\nbenign/1.png,A\nmalignant/1.png,B\n")

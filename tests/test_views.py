@@ -137,6 +137,16 @@ def test_what_was_not_tested_is_not_met(root: Path) -> None:
     assert {item.guideline for item in tested} == {"TRIPOD+AI", "CLAIM 2024"} and all(item.where for item in tested)
 
 
+@pytest.mark.parametrize(("recall", "met"), [(0.5, "met"), ("too few", "in part"), (None, "not met")])
+def test_fairness_is_met_where_every_group_could_be_told(tmp_path: Path, recall: float | str | None, met: str) -> None:
+    root = build(tmp_path / "root")
+    share: dict[str, float | str] = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 90}
+    groups = {"tan": {"accuracy": share, "recall": {"df": share | {"value": recall}}}} if recall is not None else {}
+    path = root / "reports/phantom/detail/combined.json"
+    write_json(path, read_json(path) | {"subgroups": {"skin_tone": groups}})
+    assert modelcard.grouped(Place(root, "phantom", True), "combined") == met
+
+
 def test_compare_shows_intervals_and_groups(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = root / "reports/phantom/detail/combined.json"
     score = {"value": 0.5, "low": 0.4, "high": 0.6}

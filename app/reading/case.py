@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # imports torch
     from stages.classifier.predictor import Predictor
 
 SHOWN = 400  # px of the picture on the page
-READ_AT = "read at"  # in the session: which case, and when
 
 
 class Picture(NamedTuple):
@@ -64,9 +63,9 @@ class Case:
     def read_at(self) -> str:
         """When this session read it, UTC: it stays, however often the page is drawn anew, until another case is read."""
         name = f"{self.digest} {self.content}"
-        if st.session_state.get(READ_AT, ("", ""))[0] != name:
-            st.session_state[READ_AT] = (name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-        return str(st.session_state[READ_AT][1])
+        if st.session_state.get(frame.READ_AT, ("", ""))[0] != name:
+            st.session_state[frame.READ_AT] = (name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+        return str(st.session_state[frame.READ_AT][1])
 
     @property
     def used(self) -> list[View]:

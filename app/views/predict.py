@@ -97,7 +97,8 @@ def show_rates(choice: frame.Choice, info: dict[str, Any]) -> None:
         frame.table(rates, ["Diagnosis", "Refused in the calibration set", "Refused on test images"])
         frame.small(
             f"It refuses what lies farther from its training images than {100 * (1 - info['ood']['level']):.0f} of 100 calibration images do, measured "
-            "by how widely each diagnosis scatters, so that rare ones are not refused more often; and what is darker or more blurred than all of them. "
+            "by how widely each diagnosis scatters; and what is darker or more blurred than all of them. Of a diagnosis with few calibration images "
+            "it may refuse more: the table says how many it did. "
             "It may still accept an image of another kind."
         )
 

@@ -12,8 +12,10 @@ In one vector the many textures would outvote the six colours. Each view has one
 fewer images than the features have dimensions. An image is of a class when no view of it lies beyond that class's limit, and refused when
 it is of none. How far a class's images scatter is its own: a view's unit is the upper quartile of its cal images. How many units are too many is
 one conformal quantile, 1 - LEVEL, of the cal images of all classes, each by the view in which it lies farthest: a class of 40 images does not know
-its own tail, and one odd photograph of it would let temples and X-rays in. A class of which more lie beyond than chance
-explains has a quantile of its own: rare diseases are refused no more often than others, as far as their images can tell.
+its own tail, and one odd photograph of it would let temples and X-rays in. A class of which more lie beyond than chance explains has a quantile
+of its own, so that rare diseases are not refused more often without anybody noticing; of under 39 images that is the farthest of them, odd or not.
+The level holds over all images. Of a class alone it is met as well as its images can tell: of one with 10 beside 500, 9% of new images lie beyond
+its own limits (19: 7%), fewer are refused, for other classes take some in. Images of one lesion count as if they were of several.
 Not used: the energy of the logits, which let chest X-rays, photographs and noise pass as phantoms.
 
 Why not a library: pytorch-ood's Mahalanobis inverts the plain covariance, and gives the least distance alone, which allows no limit a class.
@@ -32,7 +34,8 @@ Floats = NDArray[np.floating[Any]]
 FILE = "ood.safetensors"
 VIEWS = ("texture", "colour")
 LEVEL = 0.05
-QUARTILE, ENOUGH = 0.75, 10  # of fewer cal images the quartile is no measure: they are measured by every class's, if that is more
+QUARTILE = 0.75
+ENOUGH, FEW = 10, 5  # under ENOUGH cal images of a class every class's quartile measures it, if that is more; under FEW, in any case
 YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # ITU-R BT.601, as JPEG has it
 LUMA = YCC[0]
 #: What two prints of one picture may differ by, so that a data set without any colour does not refuse a JPEG's trace of it.
@@ -128,14 +131,15 @@ def limit(own: Floats, common: float) -> float:
 
 def limits(own: Floats, labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     """The limits (VIEWS, classes) of cal images with `labels` (N,) and distances `own` (VIEWS, N), each to its own class; infinite, so that nothing is
-    refused for its distance, where all of them are too few.
+    refused for its distance, where all of them are too few (under 19; under 39 the farthest of all sets them).
     """
     if quantile(own[0]) is None:
         return np.full((len(VIEWS), classes), np.inf)
     unit = np.repeat(np.maximum(np.quantile(own, QUARTILE, axis=1), np.finfo(float).tiny)[:, None], classes, axis=1)  # of every class
     for c, n in zip(*np.unique(labels, return_counts=True), strict=True):
         of_class = np.quantile(own[:, labels == c], QUARTILE, axis=1)
-        unit[:, c] = of_class if n >= ENOUGH and of_class.all() else np.maximum(unit[:, c], of_class)
+        if n >= FEW:
+            unit[:, c] = of_class if n >= ENOUGH and of_class.all() else np.maximum(unit[:, c], of_class)
     farthest = (own / unit[:, labels]).max(0)
     common = quantile(farthest)
     assert common is not None

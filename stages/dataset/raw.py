@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -198,11 +199,16 @@ def plain_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def _folders(path: PurePosixPath) -> list[str]:
+    """The plain names of the folders that `path` lies in, the nearest first."""
+    return [plain_name(part) for part in reversed(path.parent.parts)]
+
+
 def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> tuple[dict[str, list[dict[str, str]]], int]:
     """The table's rows for each file, by path under RAW_DIR, by path beside the table, or by bare name; and how many rows have no file.
 
-    Backslashes count as slashes. For a row that fits no file so, neither case nor the form of accents counts, nor folders that are not here (paths
-    of another machine): it gets the one file of its name, unless that is another row's, or the row's own folder is here and has it not.
+    Backslashes count as slashes. For a row that fits no file so, neither case nor the form of accents counts, nor what stands before the first
+    folder that is not here, from the file's name upwards (a path of another machine): it gets the one file that fits and is no other row's.
     Where `layout.suffix` says that the table leaves endings out, a file with another ending is found by its stem: DICOM lies next to JPEG.
     """
     home = PurePosixPath(name).parent
@@ -211,7 +217,7 @@ def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> 
     stems = Counter(PurePosixPath(f).stem for f in files) if layout.suffix else Counter[str]()
     by_stem = {PurePosixPath(f).stem: f for f in files}
     known = set(files)
-    folders = {plain_name(PurePosixPath(f).parent.name) for f in files}
+    folders = {part for f in files for part in _folders(PurePosixPath(f))}
     rows = [dict(zip(table.columns, values, strict=True)) for values in table.to_numpy()]
     wanted = [PurePosixPath(row[str(layout.file)].replace("\\", "/") + layout.suffix) for row in rows]
     found: list[str | None] = []
@@ -227,10 +233,8 @@ def _match(table: pd.DataFrame, layout: Layout, name: str, files: list[str]) -> 
         fitting.setdefault(plain_name(PurePosixPath(f).name), set()).add(f)
 
     def alike(path: PurePosixPath) -> str | None:
-        files = fitting.get(plain_name(path.name), set())
-        folder = plain_name(path.parent.name)
-        in_folder = [f for f in files if plain_name(PurePosixPath(f).parent.name) == folder]
-        left = in_folder if folder and folder in folders else list(files)
+        known_to = list(takewhile(lambda part: part in folders, _folders(path)))
+        left = [f for f in fitting.get(plain_name(path.name), ()) if all(a == b for a, b in zip(known_to, _folders(PurePosixPath(f)), strict=False))]
         return left[0] if len(left) == 1 else None
 
     matched: dict[str, list[dict[str, str]]] = {}
