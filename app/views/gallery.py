@@ -86,7 +86,8 @@ def show_pairs(place: artifacts.Place, disease: str) -> None:
             st.image([encode_marked(marking.banded(synthetic)), encode_png(real)], caption=captions, alt=captions, width=SIZE)
             frame.small(f"Pair {number}: distance {pair.distance:.3f}; {wording_synthetic.mode(pair.mode)}.")
     beside = _closest_real(place, disease, signature)
-    frame.small(wording_synthetic.DISTANCE + ("" if beside is None else f" The closest two real training images of different lesions: {beside:.3f}."))
+    told = "" if beside is None else f" The closest two real training images of different patients or lesions: {beside:.3f}."
+    frame.small(wording_synthetic.DISTANCE + told)
 
 
 @st.cache_data(show_spinner="Looking for the closest training images", max_entries=8)

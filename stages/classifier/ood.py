@@ -13,7 +13,7 @@ fewer images than the features have dimensions. An image is of a class when no v
 it is of none. How far a class's images scatter is its own: a view's unit is the upper quartile of its cal images. How many units are too many is
 one conformal quantile, 1 - LEVEL, of the cal images of all classes, each by the view in which it lies farthest: a class of 40 images does not know
 its own tail, and one odd photograph of it would let temples and X-rays in. A class of which more lie beyond than chance explains has a quantile
-of its own, so that rare diseases are not refused more often without anybody noticing; of under 39 images that is the farthest of them, odd or not.
+of its own; of under 39 images that is the farthest of them, odd or not.
 The level holds over all images. Of a class alone it is met as well as its images can tell: of one with 10 beside 500, 10% of new images lie beyond
 its own limits (19: 7%), fewer are refused, for other classes take some in. Images of one lesion count as if they were of several.
 Not used: the energy of the logits, which let chest X-rays, photographs and noise pass as phantoms.
