@@ -33,7 +33,7 @@ from stages.classifier import backbone
 from stages.dataset.card import Card, read_card
 from stages.dataset.groups import read_split
 from stages.dataset.raw import without_names
-from stages.dataset.table import Pictures, read_facts
+from stages.dataset.table import Pictures, read_facts, showing
 from stages.imaging.duplicates import components
 from stages.imaging.sheet import save_sheet
 from stages.quality import pictures
@@ -184,7 +184,7 @@ def make_facts(
 ) -> tuple[dict[str, Any], dict[str, Draw]]:  # fmt: skip
     """Everything that data.json says, and what draws each picture under data/, by file name.
 
-    `table` holds what is known of every refined image with its split ("left out" where split.max_images cut it), indexed from 0; `images`
+    `table` holds what is known of every refined image that shows something, with its split ("left out" where split.max_images cut it), indexed from 0; `images`
     gives the pictures (n, H, W, 3) of rows (n,) of it; `see` tells of pictures what is in them, (n, D).
     """
     images_a_group = table.groupby("group").size().value_counts().sort_index()
@@ -214,6 +214,7 @@ def make_facts(
             {name: int(n) for name, n in table.groupby("label")["burned_in_text"].sum().items()} if "burned_in_text" in table else None
         ),
         "quarantine": quarantine_reasons(quarantine),
+        "unusable": refined["unusable"],
         "frames_left_out": {reason: n for reason, n in refined["frames_left_out"].items() if n},
         "frame_copies": refined["frame_copies"],
         "near_duplicates": near_duplicates(table, refined["near_duplicates"]),
@@ -259,7 +260,9 @@ def main() -> None:
             "Where no class is a disease to be found, as in images without labels, write rare: []"
         )
     determinism.fix(params.threads)
-    table, images = read_facts(args.refined), Pictures(args.refined)
+    table = read_facts(args.refined)
+    rows = showing(table)
+    table, images = table.iloc[rows].reset_index(drop=True), only(Pictures(args.refined), rows)
     split = read_split(args.split).set_index("id")["split"]
     table["split"] = table["id"].map(split).fillna(LEFT_OUT)
     quarantine = pd.read_csv(args.refined / "quarantine.csv", dtype=str, keep_default_na=False)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.dataset.card import read_card
-from stages.dataset.table import decode, read_table, write_table
+from stages.dataset.table import decode, read_table, showing, write_table
 from stages.imaging.duplicates import near_pairs
 from stages.imaging.refining import fingerprint
 from stages.imaging.watermark import is_marked
@@ -47,6 +47,7 @@ PIXELS = "the same picture"
 NEAR = "nearly the same picture"
 KIN = "of a patient or lesion with such an image"
 CLASS = "of a class that the models do not know"
+BLANK = "blank or tiny"
 
 
 class Prints(NamedTuple):
@@ -102,19 +103,23 @@ def main() -> None:
     args = parser.parse_args()
     params, card = read_params(), read_card(args.other_card)
     determinism.fix(params.threads)
-    own, other = (read_table(folder).sort_values("id", ignore_index=True) for folder in (args.refined, args.other_refined))
-    refuse_synthetic(other, args.other_refined)
+    own, whole = (read_table(folder).sort_values("id", ignore_index=True) for folder in (args.refined, args.other_refined))
+    refuse_synthetic(whole, args.other_refined)
+    own, other = (table.iloc[showing(table)].reset_index(drop=True) for table in (own, whole))
+    if other.empty:
+        raise UserError(f"{args.other_refined}: nothing is left for an external test, all {len(whole)} images are {BLANK}")
     prints = [take_prints(table["image"], what, len(table)) for table, what in ((own, "internal"), (other, "external"))]
     reasons = overlaps(own, other, prints[0], prints[1], params.refine.hash_distance, params.refine.correlation)
     reasons = reasons.mask((reasons == "") & ~other["label"].isin(own["label"]), CLASS)
     dropped = {str(reason): int(n) for reason, n in reasons[reasons != ""].value_counts().sort_index().items()}
+    dropped |= {BLANK: len(whole) - len(other)} if len(other) < len(whole) else {}
     kept = other[reasons == ""].reset_index(drop=True)
     if kept.empty:
         why = "; ".join(f"{n} {reason}" for reason, n in dropped.items())
-        raise UserError(f"{args.other_refined}: nothing is left for an external test, all {len(other)} images are in {args.refined} too ({why})")
+        raise UserError(f"{args.other_refined}: nothing is left for an external test of {len(whole)} images ({why})")
     write_table(fresh(args.out) / "part-000.parquet", kept)
-    write_json(args.out / "external.json", {"title": card.title, "phantom": card.phantom, "images": len(other), "dropped": dropped})
-    print(f"{card.title}: {len(kept)} of {len(other)} images stay" + "".join(f"; {n} {reason}" for reason, n in dropped.items()))
+    write_json(args.out / "external.json", {"title": card.title, "phantom": card.phantom, "images": len(whole), "dropped": dropped})
+    print(f"{card.title}: {len(kept)} of {len(whole)} images stay" + "".join(f"; {n} {reason}" for reason, n in dropped.items()))
 
 
 if __name__ == "__main__":

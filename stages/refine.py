@@ -3,7 +3,8 @@
 In:  the dataset card (layout, attributes), every file under RAW_DIR, params.yaml (blocks `refine`, `threads`).
 Out: OUT_DIR/part-*.parquet with a row an image: image (PNG, `refine.size` px), id, label, group, sha256 (of the raw file),
      source (keyed hash of its path), collection_id and collection_group where the layout names a collection, the card's attributes,
-     split and extra columns where the layout names them, frame (its index in the file, from 0), width, height, mode, format,
+     split and extra columns where the layout names them, unusable (why the picture shows too little: blank or tiny; else empty),
+     frame (its index in the file, from 0), width, height, mode, format,
      file_bytes of the raw file, recoded_bytes (its picture as JPEG at one quality), burned_in_text; OUT_DIR/quarantine.csv (file,
      reason), a row a file left out, so that every file is in exactly one of the two (as `source` or by its name);
      OUT_DIR/refined.json: near-duplicates, table rows without a file, whether ids are made under the public key, and counts of
@@ -36,7 +37,7 @@ from stages.dataset.medmnist import refine_archive
 from stages.dataset.raw import list_files, read_listing
 from stages.dataset.store import Store, store_path
 from stages.dataset.table import write_table
-from stages.imaging.duplicates import components, near_pairs
+from stages.imaging.duplicates import Thumbs, components, near_pairs
 from stages.imaging.refining import Refined, Unread, refine_file
 from stages.runtime import ids
 from stages.runtime.errors import UserError, run
@@ -49,7 +50,7 @@ from stages.runtime.progress import progress_bar
 CACHE = Path(".cache/refine")
 SHARD = 20_000  # images a Parquet file
 SMALL_CLUSTER = 10  # images that may always be alike, however few there are in all
-Fingerprints = Callable[[Sequence[int]], tuple[NDArray[np.uint64], NDArray[np.uint8]]]
+Fingerprints = Callable[[Sequence[int]], tuple[NDArray[np.uint64], Thumbs]]
 
 
 def printable(name: str) -> str:
@@ -119,13 +120,15 @@ def refuse_large_cluster(groups: pd.Series, pairs: NDArray[np.int64], limit: flo
         )
 
 
-def group_images(rows: pd.DataFrame, fingerprints: Fingerprints, p: Refine) -> tuple[pd.DataFrame, dict[int, str], NDArray[np.int64]]:
+def group_images(rows: pd.DataFrame, fingerprints: Fingerprints, p: Refine, threads: int) -> tuple[pd.DataFrame, dict[int, str], NDArray[np.int64]]:
     """Merge the groups of equal and alike images; `rows` is indexed from 0, and `fingerprints` gives hashes and thumbs of its keys. Returns
     `rows` with their final group, the rows to leave out with reasons, and the near-duplicate index pairs among those that stay.
+    Unusable ones are no copies of each other: that two are black ties no patients together.
     """
-    left_out, same = exact_duplicates(rows)
-    stay = rows.index.difference(list(left_out)).to_numpy()
-    near = near_pairs(*fingerprints(rows.loc[stay, "key"].tolist()), p.hash_distance, p.correlation)
+    showing = rows[rows["unusable"] == ""]
+    left_out, same = exact_duplicates(showing)
+    stay = showing.index.difference(list(left_out)).to_numpy()
+    near = near_pairs(*fingerprints(rows.loc[stay, "key"].tolist()), p.hash_distance, p.correlation, threads)
     if rows["label"].nunique() > 1:  # images of one class are looked at and predicted on: a large group hides nothing and teaches nothing
         refuse_large_cluster(rows.loc[stay, "group"], near, p.max_cluster_share)
     near = stay[near].astype(np.int64)
@@ -162,7 +165,7 @@ def frames_left_out(facts: pd.DataFrame, rows: pd.DataFrame, kept: pd.DataFrame,
     missing = int(decoded.groupby("file")["frames"].first().sum()) - len(decoded)
     return {
         "not asked for (refine.frames)": 0 if asked else missing,
-        "unreadable or blank": missing if asked else 0,
+        "unreadable": missing if asked else 0,
         "label not on the card": len(decoded) - labelled,
         "exact duplicate": labelled - len(kept),
     }
@@ -198,8 +201,9 @@ def main() -> None:
     with Store(store_path(CACHE, args.raw, **settings)) as store:
         refine_files(args.raw, list(dict.fromkeys(listing.rows["file"])), p, params.threads, store, len(listing.rows) if archives else 0)
         facts = store.facts()
-        found = listing.rows.merge(facts, on=["file", "frame"] if archives else "file")
-        rows, left_out, near = group_images(name_images(found, archives, card.layout.collection), store.fingerprints, p)
+        named = name_images(listing.rows.merge(facts, on=["file", "frame"] if archives else "file"), archives, card.layout.collection)
+        rows, left_out, near = group_images(named, store.fingerprints, p, params.threads)
+        del named
         kept = rows.drop(index=list(left_out)).sort_values("id", ignore_index=True)
         sources = set(kept["source"])
         copies = {str(rows.at[i, "file"]): reason for i, reason in reversed(left_out.items()) if rows.at[i, "source"] not in sources}
@@ -210,12 +214,14 @@ def main() -> None:
         quarantine = pd.DataFrame([(printable(file), refused[file]) for file in sorted(refused)], columns=["file", "reason"])
         write_text(out / "quarantine.csv", quarantine.to_csv(index=False, lineterminator="\n"))
         pairs = sorted(tuple(sorted((str(rows.at[i, "id"]), str(rows.at[j, "id"])))) for i, j in near)
+        unusable = {str(why): int(n) for why, n in kept.loc[kept["unusable"] != "", "unusable"].value_counts().sort_index().items()}
         counts = {
             "public_ids": ids.is_public(),
             "files": len(files),
             "files_refined": len(sources),
             "files_quarantined": len(refused),
             "images": len(kept),
+            "unusable": unusable,
             "frame_copies": dict(sorted(frame_copies.items())),  # of files that are used: archives, and those with several frames
             "frames_left_out": frames_left_out(facts, rows, kept, asked=archives or p.frames == "all"),
         }
@@ -233,6 +239,8 @@ def main() -> None:
     print(
         f"{len(kept)} images in {kept['group'].nunique()} groups, {len(refused)} of {len(files)} files quarantined, {len(near)} near-duplicate pairs"
     )
+    for why, n in unusable.items():
+        print(f"{n} image(s) show too little, and will be in no part: {why}")
     if listing.without_file:
         print(f"{listing.without_file} row(s) of the table have no file")
 

@@ -1,7 +1,8 @@
 """Split by patient or lesion group, before anything is learned. A group lies in one part only.
 
-In:  the refined table (id, label, group and, where the data fix it, split), params.yaml (blocks `split`, `rare`).
-Out: OUT_CSV with a row an image, sorted by id: id, label, group, split, fold (0..k-1 for train rows, else empty).
+In:  the refined table (id, label, group, unusable and, where the data fix it, split), params.yaml (blocks `split`, `rare`).
+Out: OUT_CSV with a row an image, sorted by id: id, label, group, split, fold (0..k-1 for train rows, else empty). Images that are blank
+     or tiny are in no part.
 
     python -m stages.split REFINED OUT_CSV
 
@@ -21,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.dataset.groups import SEALED, SPLITS, read_split
-from stages.dataset.table import read_table
+from stages.dataset.table import read_table, showing
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import write_text
 from stages.runtime.params import Split, read_params
@@ -192,7 +193,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT_CSV")
     args = parser.parse_args()
     params = read_params(rare_needed=False)
-    table = read_table(args.refined, ["id", "label", "group", "split"])  # split is there only where the data fix it
+    refined = read_table(args.refined, ["id", "label", "group", "unusable", "split"])  # split is there only where the data fix it
+    table = refined.iloc[showing(refined)]
+    if table.empty:
+        raise UserError(f"{args.refined}: all {len(refined)} images are blank or tiny: there is nothing to learn from; look at the raw files")
     split, moved = make_split(table, params.split, params.rare)
     write_text(args.out, split[["id", "label", "group", "split", "fold"]].to_csv(index=False, lineterminator="\n"))
     checked = read_split(args.out)
@@ -201,6 +205,8 @@ def main() -> None:
     print("groups per class and part:\n" + groups.to_string())
     if moved:
         print(f"{moved} image(s) moved, because near-duplicates join them to a group of another part")
+    if len(table) < len(refined):
+        print(f"{len(refined) - len(table)} image(s) left out, because they are blank or tiny")
     if len(checked) < len(table):
         print(f"{len(table) - len(checked)} image(s) left out by split.max_images")
     for label in params.rare:

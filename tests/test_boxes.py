@@ -36,7 +36,7 @@ def test_masks_become_boxes_and_broken_ones_are_said(tmp_path: Path, capsys: pyt
     assert (
         "broken.png has no box" in said
         and "dangling.png has no box: no regular file" in said
-        and "empty_segmentation.png has no box: blank" in said
+        and "empty_segmentation.png has no box: no white pixel" in said
         and "2 boxes" in said
     )
     outside = outside_box(found.assign(width=40, height=30), 30)

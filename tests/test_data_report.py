@@ -15,6 +15,7 @@ from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from stages import data_report
+from stages.imaging.decode import BLANK
 from stages.dataset.card import Card
 from stages.dataset.table import Pictures, decode, read_facts, write_table
 from stages.imaging.refining import encode_png
@@ -81,7 +82,14 @@ def facts_of(
     copies: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     quarantine = pd.DataFrame({"file": [f"f{k}" for k in range(len(reasons or []))], "reason": reasons or []})
-    refined = {"near_duplicates": pairs or [], "table_rows_without_file": 0, "public_ids": True, "frames_left_out": {}, "frame_copies": copies or {}}
+    refined = {
+        "near_duplicates": pairs or [],
+        "table_rows_without_file": 0,
+        "public_ids": True,
+        "unusable": {},
+        "frames_left_out": {},
+        "frame_copies": copies or {},
+    }
     own = images or (lambda rows: decode(table["image"].iloc[rows]))
     with threadpool_limits(1):
         return data_report.make_facts(Card.model_validate(card), [rare] if rare else [], params(), table, own, quarantine, refined, see)[0]
@@ -293,10 +301,12 @@ def test_enough_of_everything_leaves_no_warning() -> None:
 def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = toy(shortcut=True)
     table["group"] = table["group"].replace({"g030": "g000"})
-    write_table(tmp_path / "refined/part-000.parquet", table.drop(columns="split"))
+    dark = table.iloc[:1].assign(id="dark", group="dark", unusable=BLANK)
+    write_table(tmp_path / "refined/part-000.parquet", pd.concat([dark, table.assign(unusable="")]).drop(columns="split"))
     pd.DataFrame({"file": ["m.csv"], "reason": ["a table"]}).to_csv(tmp_path / "refined/quarantine.csv", index=False)
     told = {"near_duplicates": [[table["id"][0], table["id"][70]]], "table_rows_without_file": 2, "public_ids": True}
-    told |= {"frames_left_out": {"exact duplicate": 3, "unreadable or blank": 0}, "frame_copies": {"exact duplicate": 3}}
+    told |= {"frames_left_out": {"exact duplicate": 3, "unreadable": 0}, "frame_copies": {"exact duplicate": 3}}
+    told["unusable"] = {BLANK: 1}
     write_json(tmp_path / "refined/refined.json", told)
     listed = table[["id", "label", "group", "split"]].assign(fold=np.where(table["split"] == "train", "0", ""))
     listed[listed["group"] != "g089"].to_csv(tmp_path / "split.csv", index=False)
@@ -314,6 +324,7 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: py
     text = written[0]["data.md"].decode()
     assert PUBLIC_IDS not in text and PUBLIC_IDS in describe(json.loads(written[0]["data.json"]) | {"phantom": False}, ["df"], [])
     assert "3 exact copies were left out." in text and "images or frames left out: exact duplicate: 3." in text
+    assert f"are in no part, because they show too little to learn from or to test on: {BLANK}: 1." in text
     assert "drawings, not patients" in text and "dermatofibroma (df, rare)" in text and "without seeing the disease" in text
     assert json.loads(written[0]["data.json"])["classes"]["nv"]["left out"] == {"images": 2, "groups": 1}
     assert any("2 row(s) of the metadata table have no file" in w for w in json.loads(written[0]["data.json"])["warnings"])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages import external, refine
+from stages.imaging.decode import BLANK
 from stages.dataset.groups import group_hash, write_seen
 from stages.dataset.table import read_table, write_table
 from stages.imaging.refining import encode_png
@@ -73,6 +74,11 @@ def test_whatever_is_in_the_internal_data_is_left_out_with_its_lesion_and_counte
     assert found["dropped"] == dict.fromkeys(
         sorted([*external.SAME.values(), external.PIXELS, external.NEAR, external.KIN, external.CLASS]), 1
     )  # fmt: skip
+    _, found = keep(
+        tmp_path, monkeypatch, [one | {"unusable": ""} for one in own], [one | {"unusable": BLANK if one["id"] == "h" else ""} for one in other]
+    )
+    assert found["dropped"][external.BLANK] == 1 and found["images"] == 12
+    keep(tmp_path, monkeypatch, own, other)
     again = (tmp_path / "out/part-000.parquet").read_bytes()
     keep(tmp_path, monkeypatch, own, other[::-1])
     assert (tmp_path / "out/part-000.parquet").read_bytes() == again, "the order of the rows is of no account"
@@ -102,8 +108,10 @@ def test_a_larger_set_that_contains_the_internal_one_leaves_only_the_rest(tmp_pa
 
 def test_nothing_left_and_made_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = [row("own", 0), row("own-df", 1, "df")]
-    with pytest.raises(UserError, match=r"nothing is left for an external test, all 2 images .*1 the same file; 1 the same picture"):
+    with pytest.raises(UserError, match=r"nothing is left for an external test of 2 images .*1 the same file; 1 the same picture"):
         keep(tmp_path, monkeypatch, own, [row("a", 5, sha256="file-own"), row("b", 1, "df")])
+    with pytest.raises(UserError, match="all 1 images are blank or tiny"):
+        keep(tmp_path, monkeypatch, own, [row("a", 5, unusable=BLANK)])
     with pytest.raises(LawError, match="AI-generated"):
         keep(tmp_path, monkeypatch, own, [row("a", 5, image=encode_marked(scene(5))), row("b", 6)])
     with pytest.raises(LawError, match="AI-generated"):

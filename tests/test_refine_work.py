@@ -33,7 +33,7 @@ FOLDERS = CARD | {"layout": {"kind": "folders", "labels": {"A": "a", "B": "b"}},
 def frame_of(frame: int, seed: int) -> Refined:
     """A frame with the picture of `seed`, as a worker would send it."""
     picture = Image.fromarray(blobs(seed))
-    return Refined(frame, 3, encode_png(blobs(seed, 32)), "0" * 64, 96, 96, "RGB", "TIFF", 10, 9, frame == 1, str(seed), *fingerprint(picture))
+    return Refined(frame, 3, encode_png(blobs(seed, 32)), "0" * 64, 96, 96, "RGB", "TIFF", 10, 9, frame == 1, "", str(seed), *fingerprint(picture))
 
 
 def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tm
     assert quarantine(tmp_path / "out") == {"A/3.tif": f"exact duplicate of {keyed('file', 'A/1.tif')}"}
     told = read_json(tmp_path / "out/refined.json")
     assert (told["files_refined"], told["files_quarantined"], told["images"]) == (3, 1, 5)
-    assert {reason: n for reason, n in told["frames_left_out"].items() if n} == {"unreadable or blank": 1, "exact duplicate": 2}
+    assert {reason: n for reason, n in told["frames_left_out"].items() if n} == {"unreadable": 1, "exact duplicate": 2}
     assert told["frame_copies"] == {"exact duplicate": 2}
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import split
+from stages.imaging.decode import BLANK
 from stages.dataset.groups import SEALED, read_split
 from stages.dataset.table import write_table
 from stages.imaging.refining import encode_png
@@ -196,6 +197,15 @@ def test_the_command_writes_a_split_that_the_readers_accept(
     assert "groups per class and part" in told and "warning: no image of rare class vasc in" in told
     split.main()
     assert (tmp_path / "out/split.csv").read_bytes() == first
+
+    dark = pd.concat([table, table.assign(id="dark-" + table["id"])]).assign(unusable=[""] * len(table) + [BLANK] * len(table))
+    write_table(tmp_path / "refined/part-000.parquet", dark)
+    split.main()
+    assert (tmp_path / "out/split.csv").read_bytes() == first, "what is blank moves nothing"
+    assert f"{len(table)} image(s) left out, because they are blank or tiny" in capsys.readouterr().out
+    write_table(tmp_path / "refined/part-000.parquet", dark.iloc[len(table) :])
+    with pytest.raises(UserError, match="are blank or tiny: there is nothing to learn from"):
+        split.main()
 
 
 def test_over_the_folds_each_group_outside_base_is_tested_once() -> None:

@@ -14,7 +14,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +24,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.imaging.decode import Decoded, Unusable, seen
+from stages.imaging.decode import Decoded
 from stages.imaging.refining import Refined, Unread, refined
 from stages.runtime.errors import UserError
 from stages.runtime.files import sha256 as hash_file
@@ -73,13 +73,12 @@ def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
-    """What `refine_file` is for other files: every image of an archive that is not blank, or as the last item why it breaks off."""
+    """What `refine_file` is for other files: every image of an archive, or as the last item why it breaks off."""
     try:
         sha256, length = hash_file(raw / file), (raw / file).stat().st_size
         frames = len(read_rows(raw / file))
         for frame, pixels in enumerate(read_images(raw / file)):
-            with suppress(Unusable):
-                yield refined(Decoded(seen(Image.fromarray(pixels)), "RGB", "NPZ", frame, frames), size, sha256, length)
+            yield refined(Decoded(Image.fromarray(pixels), "RGB", "NPZ", frame, frames), size, sha256, length)
     except UserError as error:
         yield Unread(error)  # the copy may be broken: whoever puts a whole one in its place finds it tried again
 

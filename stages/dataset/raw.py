@@ -52,7 +52,8 @@ def list_files(raw: str | Path) -> list[str]:
     found = []
     for folder, folders, files in os.walk(raw, onerror=stop):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        found += [Path(folder, name).relative_to(raw).as_posix() for name in files + links]
+        inside = os.path.relpath(folder, raw)
+        found += files + links if inside == "." else [f"{inside}/{name}" for name in files + links]
     return sorted(found)
 
 
@@ -63,7 +64,11 @@ def without_names(reason: str) -> str:
 
 def is_utf8(name: str) -> bool:
     """Whether a file's name is text; else no table can name it, and Arrow cannot hold it."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 stand in it as lone surrogates
+        return False
+    return True
 
 
 def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
@@ -281,7 +286,7 @@ def _label_of(card: Card, file: str, row: dict[str, str]) -> tuple[str, str | No
     if card.layout.kind == "csv":
         raw_label = row[str(card.layout.label)]
     else:
-        above = [folder.name for folder in PurePosixPath(file).parents][:-1]
+        above = file.split("/")[-2::-1]
         if not above:
             return "lies in no class folder", None
         raw_label = next((name for name in above if name in labels), above[0])

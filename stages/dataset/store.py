@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -17,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stages.imaging import refining
+from stages.imaging.duplicates import Thumbs
 from stages.imaging.refining import THUMB, Refined
 from stages.runtime.errors import UserError
 
@@ -32,14 +34,16 @@ LIBRARIES = (
     "python-gdcm",
     "scipy",
 )  # whose versions may change a pixel or a hash
-LIGHT = ("file", "frame", "frames", "sha256", "width", "height", "mode", "format", "file_bytes", "recoded_bytes", "burned_in_text", "pixels")
+LIGHT = (
+    "file", "frame", "frames", "sha256", "width", "height", "mode", "format", "file_bytes", "recoded_bytes", "burned_in_text", "unusable", "pixels",
+)  # fmt: skip
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (file TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT, again INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS images (
     key INTEGER PRIMARY KEY, file TEXT NOT NULL, frame INTEGER NOT NULL, frames INTEGER NOT NULL, sha256 TEXT NOT NULL,
     width INTEGER NOT NULL, height INTEGER NOT NULL, mode TEXT NOT NULL, format TEXT NOT NULL, file_bytes INTEGER NOT NULL,
-    recoded_bytes INTEGER NOT NULL, burned_in_text INTEGER NOT NULL, pixels TEXT NOT NULL, hashes BLOB NOT NULL, thumb BLOB NOT NULL,
-    image BLOB NOT NULL, UNIQUE (file, frame)
+    recoded_bytes INTEGER NOT NULL, burned_in_text INTEGER NOT NULL, unusable TEXT NOT NULL, pixels TEXT NOT NULL, hashes BLOB NOT NULL,
+    thumb BLOB NOT NULL, image BLOB NOT NULL, UNIQUE (file, frame)
 );
 """
 
@@ -129,19 +133,35 @@ class Store:
         parts = [pd.DataFrame(rows, columns=columns) for rows in iter(lambda: found.fetchmany(AT_ONCE), [])]
         return pd.concat(parts or [pd.DataFrame(columns=columns)], ignore_index=True).astype({"burned_in_text": bool})
 
-    def fingerprints(self, keys: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-        """The hashes (N, 8) and thumbs (N, 32, 32) of the given keys."""
-        hashes, thumbs = np.empty((len(keys), 8), np.uint64), np.empty((len(keys), THUMB, THUMB), np.uint8)
-        for i, key in enumerate(keys):
-            hashed, thumb = self._db.execute("SELECT hashes, thumb FROM images WHERE key = ?", (int(key),)).fetchone()
+    def fingerprints(self, keys: Sequence[int]) -> tuple[NDArray[np.uint64], Thumbs]:
+        """The hashes (N, 8) and thumbs (N, 32, 32) of the given keys; the thumbs stay on disk until they are asked for."""
+        hashes = np.empty((len(keys), 8), np.uint64)
+        for i, hashed in enumerate(self._each("hashes", keys)):
             hashes[i] = np.frombuffer(hashed, "<u8")
-            thumbs[i].flat = np.frombuffer(thumb, np.uint8)
-        return hashes, thumbs
+        return hashes, _Thumbs(self, np.asarray(keys, np.int64))
+
+    def thumbs(self, keys: Iterable[int]) -> NDArray[np.uint8]:
+        """The thumbs (n, 32, 32) of the given keys."""
+        return np.frombuffer(b"".join(self._each("thumb", keys)), np.uint8).reshape(-1, THUMB, THUMB)
 
     def images(self, keys: Iterable[int]) -> Iterator[bytes]:
         """The PNGs of the given keys, one after the other."""
+        return self._each("image", keys)
+
+    def _each(self, column: str, keys: Iterable[int]) -> Iterator[bytes]:
         for key in keys:
-            yield self._db.execute("SELECT image FROM images WHERE key = ?", (int(key),)).fetchone()[0]
+            yield self._db.execute(f"SELECT {column} FROM images WHERE key = ?", (int(key),)).fetchone()[0]
+
+
+@dataclass(frozen=True)
+class _Thumbs:
+    """What `near_pairs` asks for thumbs: those of `keys` (N,) in `store`."""
+
+    store: Store
+    keys: NDArray[np.int64]
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        return self.store.thumbs(self.keys[rows])
 
 
 def _state(path: Path) -> str:

@@ -42,7 +42,7 @@ def write_table(path: str | Path, table: pd.DataFrame, images: Iterable[bytes] |
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     ids, encoded = table["id"].tolist() if "id" in table else [None] * len(table), iter(images)
-    with pq.ParquetWriter(path, schema, compression="none") as writer:
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=list(columns)) as writer:  # no two images are alike
         for start in range(0, len(table), _ROW_GROUP):
             part = slice(start, start + _ROW_GROUP)
             arrays = [columns[name][part] if name in columns else _pictures(encoded, ids[part]) for name in names]
@@ -77,6 +77,12 @@ def read_facts(folder: str | Path) -> pd.DataFrame:
     """`read_table` without the images."""
     files = sorted(Path(folder).glob("*.parquet"))
     return read_table(folder, [name for name in pq.ParquetFile(files[0]).schema_arrow.names if name != "image"] if files else None)
+
+
+def showing(table: pd.DataFrame) -> NDArray[np.intp]:
+    """The positions (N,) of the rows of a refined table whose picture shows enough to learn from and to test on: all, but those that its
+    column `unusable` says otherwise of."""
+    return np.flatnonzero(table["unusable"] == "") if "unusable" in table else np.arange(len(table))
 
 
 class Pictures:

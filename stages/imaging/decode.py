@@ -1,6 +1,7 @@
 """Any raster image or DICOM file as RGB pixels, by its content and never by its name; what cannot be read says why.
 
-What a file says is followed: EXIF orientation, palettes, transparency (laid over black), CMYK and LAB, DICOM's look-up
+What a file says is followed: EXIF orientation, palettes, transparency (laid over black, or over
+white where that alone shows something), CMYK and LAB, DICOM's look-up
 tables. Grey of more than 8 bits is windowed to its own range where the file gives no window; of 16-bit colour, and of 16-bit
 grey beside an alpha channel, the upper 8 bits are taken. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo
 or preview pictures (MPO), icons and layers (PSD), only the main picture is used.
@@ -41,6 +42,8 @@ MAX_WIDE_PIXELS = 30_000_000  # a frame of more: a mammogram has 14 million, and
 MAX_SLOW_PIXELS = 4_000_000
 MAX_FRAMES = 10_000
 MIN_SIDE = 8  # px: what a fingerprint is made of (8 x 8 frequencies); what is enlarged, the data report counts
+BLANK = "blank: every pixel has the same colour"
+TINY = f"tiny: under {MIN_SIDE} px a side"
 WHITE_IS_ZERO = 262  # the TIFF tag PhotometricInterpretation, whose 0 says that white is 0
 WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits a pixel
 
@@ -79,7 +82,7 @@ class Refused(Exception):
 
 
 class Unusable(Refused):
-    """An image that can be read, but shows too little: tiny, blank or nothing finite."""
+    """An image that can be read, but shows too little for what it is wanted for."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,19 @@ class Decoded:
     @cached_property
     def burned_in_text(self) -> bool:
         """Whether text is burned into the pixels: the file says so, or `text.burned_in_text` finds it. Looked for on first use."""
-        return self.tagged or burned_in_text(self.picture)
+        return self.tagged or burned_in_text(self.picture, self.grey)
+
+    @cached_property
+    def grey(self) -> Image.Image:
+        """The picture's luminance."""
+        return self.picture.convert("L")
+
+    @property
+    def unusable(self) -> str:
+        """Why the picture shows too little to learn from or to test on (`TINY`, `BLANK`), "" when it does not."""
+        if min(self.picture.size) < MIN_SIDE:
+            return TINY
+        return "" if self.picture.getcolors(1) is None else BLANK  # None: a second colour, where the search ends
 
 
 class Opened(NamedTuple):
@@ -216,6 +231,8 @@ def _open_picture(data: bytes) -> Opened:
     formats = SIGNED + UNSIGNED if b"\0" in data[:512] else SIGNED
     picture = Image.open(io.BytesIO(data), formats=formats)
     mode, name = picture.mode, str(picture.format)
+    if name in UNSIGNED and min(picture.size) < MIN_SIDE:
+        raise Refused(f"{picture.width} x {picture.height} px of a format without a signature: too small to tell an image from other data")
     check_size(picture.width, picture.height, MAX_SLOW_PIXELS if name in SLOW else MAX_WIDE_PIXELS if mode in WIDE else MAX_PIXELS)
     frames = _count(picture, data) if name in FRAMED else 1
 
@@ -227,7 +244,7 @@ def _open_picture(data: bytes) -> Opened:
         rgb = _to_rgb(_upright(own))
         if name == "TIFF" and picture.mode in WIDE and getattr(picture, "tag_v2", {}).get(WHITE_IS_ZERO) == 0:
             rgb = ImageOps.invert(rgb)  # Pillow does so for 8 bits alone
-        return Decoded(seen(rgb), mode, name, index, frames)
+        return Decoded(rgb, mode, name, index, frames)
 
     return Opened(frames, read)
 
@@ -236,21 +253,12 @@ def check_size(width: int, height: int, limit: int) -> None:
     """Refuse an image by the size its header claims, in px, before memory is taken."""
     if width * height > limit:
         raise Refused(f"over {limit:,} pixels when unpacked")
-    if min(width, height) < MIN_SIDE:
-        raise Unusable(f"{width} x {height} px is too small to show anything (at least {MIN_SIDE} px a side)")
 
 
 def check_frames(frames: int) -> None:
     """Refuse a file by the number of frames it claims."""
     if frames > MAX_FRAMES:
         raise Refused(f"over {MAX_FRAMES:,} frames")
-
-
-def seen(picture: Image.Image) -> Image.Image:
-    """The RGB `picture`, unless it shows nothing: raises `Unusable` when it is blank."""
-    if picture.getcolors(1) is not None:  # None: a second colour, where the search ends
-        raise Unusable("blank: every pixel has the same colour")
-    return picture
 
 
 def _count(picture: Image.Image, data: bytes) -> int:
@@ -289,7 +297,11 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         return Image.fromarray(window(np.asarray(picture))).convert("RGB")
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+        over_black = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+        if over_black.getbbox() is not None:
+            return over_black
+        over_white = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+        return over_white if over_white.getcolors(1) is None else over_black
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 

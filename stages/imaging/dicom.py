@@ -26,7 +26,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, p
 from pydicom.pixels.decoders import JPEGExtended12BitDecoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from stages.imaging.decode import MAX_PIXELS, MAX_WIDE_PIXELS, Decoded, Opened, Refused, check_frames, check_size, seen, window
+from stages.imaging.decode import MAX_PIXELS, MAX_WIDE_PIXELS, Decoded, Opened, Refused, check_frames, check_size, window
 
 MAX_INFLATED = 256 * 2**20  # bytes a deflated dataset may unpack to
 
@@ -94,7 +94,7 @@ def open_dicom(data: bytes) -> Opened:
             raise Refused("a DICOM image compressed in a way that no installed decoder reads") from None
         except Exception:
             raise Refused(f"broken DICOM image: its pixels cannot be unpacked{_lacking(dataset)}") from None
-        return Decoded(seen(picture), f"{kind} {stored} bit", "DICOM", index, frames, tagged)
+        return Decoded(picture, f"{kind} {stored} bit", "DICOM", index, frames, tagged)
 
     return Opened(frames, read)
 

@@ -17,7 +17,6 @@ from PIL import Image
 from scipy.fft import dct
 
 from stages.imaging.decode import Decoded, Refused, decode_frames, square
-from stages.imaging.dihedral import dihedral
 from stages.imaging.watermark import is_marked
 
 MAX_FILE_BYTES = 500_000_000
@@ -25,7 +24,11 @@ THUMB = 32  # px
 RECODE_QUALITY = 75  # JPEG, to measure how much there is to compress
 MAX_JPEG_SIDE = 65_500  # px
 LOW = 8  # frequencies a side that make a hash
-TURNS = dihedral(np.arange(THUMB * THUMB).reshape(1, THUMB, THUMB))[:, 0].astype(np.intp)  # which pixel of a thumb stands where in each orientation
+#: The eight orientations in the order of `dihedral`: whether rows and columns change places, and then whether rows, and columns, are reversed.
+ORIENTATIONS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 0, 1), (1, 1, 1), (0, 1, 0), (1, 0, 0))
+_INDEX, _ODD = np.arange(LOW * LOW).reshape(LOW, LOW), (-1.0) ** np.arange(LOW)  # a reversal changes the sign of the odd frequencies
+TURNED = np.stack([(_INDEX.T if swapped else _INDEX).ravel() for swapped, _, _ in ORIENTATIONS])
+SIGNS = np.stack([np.outer(_ODD**rows, _ODD**columns).ravel() for _, rows, columns in ORIENTATIONS])
 
 
 class Unread(str):
@@ -39,7 +42,7 @@ class Refined(NamedTuple):
 
     `recoded_bytes`: how long the whole picture's luminance is as JPEG at one quality, by which the data report tells how much of
     `file_bytes` is due to what is shown. `sha256` is the file's, `pixels` a hash of the upright picture's size and RGB values before it is made smaller;
-    for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`.
+    `unusable` says why it shows too little (`Decoded.unusable`); for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`.
     """
 
     frame: int
@@ -53,6 +56,7 @@ class Refined(NamedTuple):
     file_bytes: int
     recoded_bytes: int
     burned_in_text: bool
+    unusable: str
     pixels: str
     hashes: NDArray[np.uint64]
     thumb: NDArray[np.uint8]
@@ -87,9 +91,19 @@ def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refine
     """A decoded frame at `size` px, of a file with this hash and length."""
     pixels = hashlib.sha256(f"{decoded.width} {decoded.height} ".encode())
     pixels.update(decoded.picture.tobytes())  # first, for it takes the most memory
-    grey = decoded.picture.convert("L")
+    grey = decoded.grey
     hashes, thumb = fingerprint(grey)
-    facts = (sha256, decoded.width, decoded.height, decoded.mode, decoded.format, file_bytes, recoded_bytes(grey), decoded.burned_in_text)
+    facts = (
+        sha256,
+        decoded.width,
+        decoded.height,
+        decoded.mode,
+        decoded.format,
+        file_bytes,
+        recoded_bytes(grey),
+        decoded.burned_in_text,
+        decoded.unusable,
+    )
     return Refined(decoded.frame, decoded.frames, _png(square(decoded.picture, size)), *facts, pixels.hexdigest(), hashes, thumb)
 
 
@@ -104,10 +118,10 @@ def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.ui
     """The 64-bit perceptual hashes (imagehash.phash) of the eight orientations, (8,), and the luminance (32, 32), of the central square.
 
     Neither depends on the size to which images are refined, so groups do not change with it. A phash is the low 8 x 8 frequencies
-    of the DCT, each as whether it exceeds their median; here of all eight orientations at once.
+    of the DCT, each as whether it exceeds their median; turned or mirrored, a picture has the same ones in other places or with another sign.
     """
     thumb = np.asarray(square(picture.convert("L"), THUMB, gap=2.0))
-    low = dct(dct(thumb.ravel()[TURNS], axis=1)[:, :LOW], axis=2)[:, :, :LOW].reshape(8, -1)
+    low = dct(dct(thumb, axis=0)[:LOW], axis=1)[:, :LOW].ravel()[TURNED] * SIGNS
     middle = np.sort(low, axis=1)[:, low.shape[1] // 2 - 1 :][:, :2]
     bits = low > middle.mean(axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64), thumb

@@ -15,8 +15,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from scipy import ndimage
-from scipy.sparse.csgraph import connected_components
 
 LONGEST = 1000  # px; a larger picture is reduced by a whole factor first
 STEP = 36  # least difference between neighbours at the edge of a letter, of 255
@@ -27,16 +25,16 @@ MAX_PARTS = 5000  # more is texture
 HEIGHTS = (5, 80)  # px of a letter
 
 
-def burned_in_text(picture: Image.Image) -> bool:
+def burned_in_text(picture: Image.Image, grey: Image.Image | None = None) -> bool:
     """Whether an RGB picture of any size shows a row of letters.
 
     Luminance is looked at, and in a coloured picture blue too, for there yellow letters stand out from skin. Most dermoscopic
-    images are done after counting edges.
+    images are done after counting edges. `grey`: its luminance, if it is at hand.
     """
     if max(picture.size) > LONGEST:
-        picture = picture.reduce(-(-max(picture.size) // LONGEST))
+        picture, grey = picture.reduce(-(-max(picture.size) // LONGEST)), None
     red, blue = (np.asarray(picture.getchannel(band)) for band in "RB")
-    planes = [np.asarray(picture.convert("L")), *([] if np.array_equal(red, blue) else [blue])]
+    planes = [np.asarray(grey or picture.convert("L")), *([] if np.array_equal(red, blue) else [blue])]
     return any(_has_word(plane) for plane in planes)
 
 
@@ -55,6 +53,9 @@ def _has_word(plane: NDArray[np.uint8]) -> bool:
 
 def _row_of_letters(mask: NDArray[np.bool_]) -> bool:
     """Whether among the connected parts of `mask` (H, W) enough stand beside each other like letters of a word."""
+    from scipy import ndimage  # here, for it takes longer to load than a hundred images, and only a process that looks for text needs it
+    from scipy.sparse.csgraph import connected_components
+
     labels, count = ndimage.label(mask)
     if not LETTERS <= count <= MAX_PARTS:
         return False

@@ -203,4 +203,7 @@ def _files(facts: Facts) -> list[str]:
     left_out = left_out if reasons else []
     if frames := facts["frames_left_out"]:
         left_out.append(f"Of the files that were used, images or frames left out: {', '.join(f'{reason}: {n}' for reason, n in frames.items())}.")
+    if blank := facts["unusable"]:
+        told = ", ".join(f"{why}: {n}" for why, n in blank.items())
+        left_out.append(f"Images that were refined and are in no part, because they show too little to learn from or to test on: {told}.")
     return [*sections, "## What was left out", *(left_out or ["Nothing was left out."])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 
@@ -18,4 +17,4 @@ def is_public() -> bool:
 def keyed(kind: str, value: str) -> str:
     """16 hex digits of HMAC-SHA256 of `value` under RARELENS_ID_KEY: the same value gives the same key, and no way back."""
     key = os.environ.get(KEY) or PUBLIC
-    return hmac.new(key.encode(), f"{kind}\0{value}".encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:16]
+    return hmac.digest(key.encode(), f"{kind}\0{value}".encode(errors="surrogateescape"), "sha256").hex()[:16]

@@ -28,7 +28,7 @@ from stages.runtime.params import Params, read_params
 from tests.bench.labels import label_rows
 from tests.bench.odd import odd_rows
 from tests.bench.page import page_rows
-from tests.bench.refining import refine_rows
+from tests.bench.refining import many_rows, refine_rows
 from tests.bench.reporting import report_rows
 from tests.bench.shortcuts import shortcut_rows
 from tests.bench.text import pictures, text_rates
@@ -131,7 +131,9 @@ def archive_rows(params: Params) -> list[Row]:
 
 #: What is measured, by the heading in reports/bench.md.
 SECTIONS: dict[str, Callable[[Params], list[Row]]] = {
-    "Speed": lambda params: [*phantom_speed(), *refine_rows(params), *report_rows(params), *cpu_capability()],
+    "Speed": lambda params: [*phantom_speed(), *report_rows(params), *cpu_capability()],
+    "Refining": refine_rows,
+    "Refining 100,000 files": many_rows,
     "The page": lambda _: page_rows(Path.cwd()),
     "Odd and hostile files, and burned-in text": archive_rows,
     "Shortcuts": lambda _: shortcut_rows(),

@@ -52,7 +52,7 @@ def place_refined(folder: Path, count: int, params: Params) -> None:
     table = table.assign(mode="RGB", format="JPEG", file_bytes=5000 + k % 700, recoded_bytes=4000 + k % 300, burned_in_text=False)
     write_table(folder / "refined/part-000.parquet", table, pictures(count, params.refine.size))
     pd.DataFrame({"file": [], "reason": []}).to_csv(folder / "refined/quarantine.csv", index=False)
-    told = {"near_duplicates": [], "table_rows_without_file": 0, "public_ids": True, "frames_left_out": {}, "frame_copies": {}}
+    told = {"near_duplicates": [], "table_rows_without_file": 0, "public_ids": True, "unusable": {}, "frames_left_out": {}, "frame_copies": {}}
     write_json(folder / "refined/refined.json", told)
     parts = [PARTS[i % len(PARTS)] for i in k]
     table[["id", "label", "group"]].assign(split=parts, fold=[0 if part == "train" else "" for part in parts]).to_csv(
