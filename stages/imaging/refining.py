@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dct
 
 from stages.imaging.decode import Decoded, Refused, decode_frames, square
 from stages.imaging.watermark import is_marked
@@ -120,6 +119,8 @@ def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.ui
     Neither depends on the size to which images are refined, so groups do not change with it. A phash is the low 8 x 8 frequencies
     of the DCT, each as whether it exceeds their median; turned or mirrored, a picture has the same ones in other places or with another sign.
     """
+    from scipy.fft import dct  # here, for it takes long to load, and the process that hands out the files never needs it
+
     thumb = np.asarray(square(picture.convert("L"), THUMB, gap=2.0))
     low = dct(dct(thumb, axis=0)[:LOW], axis=1)[:, :LOW].ravel()[TURNED] * SIGNS
     middle = np.sort(low, axis=1)[:, low.shape[1] // 2 - 1 :][:, :2]
