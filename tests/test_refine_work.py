@@ -32,8 +32,8 @@ FOLDERS = CARD | {"layout": {"kind": "folders", "labels": {"A": "a", "B": "b"}},
 
 def frame_of(frame: int, seed: int) -> Refined:
     """A frame with the picture of `seed`, as a worker would send it."""
-    picture = Image.fromarray(blobs(seed))
-    return Refined(frame, 3, encode_png(blobs(seed, 32)), "0" * 64, 96, 96, "RGB", "TIFF", 10, 9, frame == 1, "", str(seed), *fingerprint(picture))
+    prints = (one.tobytes() for one in fingerprint(Image.fromarray(blobs(seed))))
+    return Refined(frame, 3, encode_png(blobs(seed, 32)), "0" * 64, 96, 96, "RGB", "TIFF", 10, 9, frame == 1, "", str(seed), *prints)
 
 
 def test_frames_of_a_file_share_source_and_group_and_their_copies_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ class Store:
         light = [file, *(getattr(frame, name) for name in LIGHT[1:])]
         self._db.execute(
             f"INSERT OR REPLACE INTO images ({', '.join(LIGHT)}, hashes, thumb, image) VALUES ({', '.join('?' * (len(LIGHT) + 3))})",
-            [*light, frame.hashes.astype("<u8").tobytes(), frame.thumb.tobytes(), frame.image],
+            [*light, frame.hashes, frame.thumb, frame.image],
         )
 
     def finish(self, file: str, state: str, reason: str | None, again: bool = False) -> None:

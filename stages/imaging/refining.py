@@ -23,6 +23,8 @@ THUMB = 32  # px
 RECODE_QUALITY = 75  # JPEG, to measure how much there is to compress
 MAX_JPEG_SIDE = 65_500  # px
 LOW = 8  # frequencies a side that make a hash
+#: The DCT-II of `THUMB` values, its lowest frequencies, as a matrix: scipy.fft takes longer to load than a hundred images take.
+COSINES = 2 * np.cos(np.pi * np.outer(np.arange(LOW), 2 * np.arange(THUMB) + 1) / (2 * THUMB))
 #: The eight orientations in the order of `dihedral`: whether rows and columns change places, and then whether rows, and columns, are reversed.
 ORIENTATIONS = ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 0, 1), (1, 1, 1), (0, 1, 0), (1, 0, 0))
 _INDEX, _ODD = np.arange(LOW * LOW).reshape(LOW, LOW), (-1.0) ** np.arange(LOW)  # a reversal changes the sign of the odd frequencies
@@ -41,7 +43,8 @@ class Refined(NamedTuple):
 
     `recoded_bytes`: how long the whole picture's luminance is as JPEG at one quality, by which the data report tells how much of
     `file_bytes` is due to what is shown. `sha256` is the file's, `pixels` a hash of the upright picture's size and RGB values before it is made smaller;
-    `unusable` says why it shows too little (`Decoded.unusable`); for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`.
+    `unusable` says why it shows too little (`Decoded.unusable`); for `hashes` (8,) and `thumb` (32, 32) see `fingerprint`; as little-endian
+    bytes they cost less to send.
     """
 
     frame: int
@@ -57,8 +60,8 @@ class Refined(NamedTuple):
     burned_in_text: bool
     unusable: str
     pixels: str
-    hashes: NDArray[np.uint64]
-    thumb: NDArray[np.uint8]
+    hashes: bytes
+    thumb: bytes
 
 
 def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"], file: str) -> Iterator[Refined | str]:
@@ -103,7 +106,15 @@ def refined(decoded: Decoded, size: int, sha256: str, file_bytes: int) -> Refine
         decoded.burned_in_text,
         decoded.unusable,
     )
-    return Refined(decoded.frame, decoded.frames, _png(square(decoded.picture, size)), *facts, pixels.hexdigest(), hashes, thumb)
+    return Refined(
+        decoded.frame,
+        decoded.frames,
+        _png(square(decoded.picture, size)),
+        *facts,
+        pixels.hexdigest(),
+        hashes.astype("<u8").tobytes(),
+        thumb.tobytes(),
+    )
 
 
 def recoded_bytes(grey: Image.Image) -> int:
@@ -119,10 +130,8 @@ def fingerprint(picture: Image.Image) -> tuple[NDArray[np.uint64], NDArray[np.ui
     Neither depends on the size to which images are refined, so groups do not change with it. A phash is the low 8 x 8 frequencies
     of the DCT, each as whether it exceeds their median; turned or mirrored, a picture has the same ones in other places or with another sign.
     """
-    from scipy.fft import dct  # here, for it takes long to load, and the process that hands out the files never needs it
-
     thumb = np.asarray(square(picture.convert("L"), THUMB, gap=2.0))
-    low = dct(dct(thumb, axis=0)[:LOW], axis=1)[:, :LOW].ravel()[TURNED] * SIGNS
+    low = (COSINES @ thumb.astype(np.float64) @ COSINES.T).round(6).ravel()[TURNED] * SIGNS  # a symmetric picture has zeros, not rounding errors
     middle = np.sort(low, axis=1)[:, low.shape[1] // 2 - 1 :][:, :2]
     bits = low > middle.mean(axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64), thumb

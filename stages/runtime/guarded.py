@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from multiprocessing.connection import Pipe, wait
+from multiprocessing.connection import Pipe
 from pathlib import Path
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from stages.runtime.worker import OUT_OF_MEMORY
@@ -134,21 +135,22 @@ def guarded(function: Callable[[T], Iterable[R]], tasks: Iterable[T], limits: Li
     Raises `RuntimeError` when a worker cannot start.
     """
     waiting = iter(tasks)
+    arrivals = DefaultSelector()  # multiprocessing.connection.wait would make one for each task
     workers = [_Worker(function, limits, [task]) for task in islice(waiting, processes)]
     try:
         for worker in workers:
             worker.wait_until_ready()
+            arrivals.register(worker.connection, EVENT_READ, worker)
         for worker in workers * (AHEAD - 1):
             for task in islice(waiting, 1):
                 worker.send(task)
         looked, clock = time.monotonic(), 0.0
         while workers:
-            ready = wait([worker.connection for worker in workers], WATCH)
-            for worker in [worker for worker in workers if worker.connection in ready]:
+            for worker in [key.data for key, _ in arrivals.select(WATCH)]:
                 task, answers = worker.tasks[0], worker.receive()
                 last = answers[-1]
                 if isinstance(last, Failed) and not worker.at_fault:
-                    _replace(workers, worker, function)
+                    _replace(workers, worker, function, arrivals)
                     continue
                 if isinstance(last, (Done, Failed)):
                     worker.tasks.popleft()
@@ -156,7 +158,7 @@ def guarded(function: Callable[[T], Iterable[R]], tasks: Iterable[T], limits: Li
                         worker.send(following)
                     worker.fresh = False
                     if isinstance(last, Failed) or not worker.tasks:
-                        _replace(workers, worker, function)
+                        _replace(workers, worker, function, arrivals)
                 for answer in answers:
                     yield task, answer
             passed = time.monotonic() - looked
@@ -166,14 +168,17 @@ def guarded(function: Callable[[T], Iterable[R]], tasks: Iterable[T], limits: Li
                 for worker in workers:
                     worker.watch(clock)
     finally:
+        arrivals.close()
         for worker in workers:
             worker.end()
 
 
-def _replace(workers: list[_Worker[T]], lost: _Worker[T], function: Callable[[T], Iterable[R]]) -> None:
+def _replace(workers: list[_Worker[T]], lost: _Worker[T], function: Callable[[T], Iterable[R]], arrivals: BaseSelector) -> None:
     """A fresh process in the place of `lost` for the tasks that it has left, or none where nothing is left to do."""
+    arrivals.unregister(lost.connection)
     lost.end()
     place = workers.index(lost)
     workers[place : place + 1] = [_Worker(function, lost.limits, lost.tasks)] if lost.tasks else []
     if lost.tasks:
         workers[place].wait_until_ready()
+        arrivals.register(workers[place].connection, EVENT_READ, workers[place])
