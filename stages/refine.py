@@ -58,6 +58,11 @@ def printable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
+def told(failed: Failed) -> str:
+    """Why a file was given up, with the setting that would give it more."""
+    return failed.reason + (f" (`refine.file_{failed.limit}` in params.yaml)" if failed.limit else "")
+
+
 def refine_files(raw: Path, files: list[str], p: Refine, processes: int, store: Store, archived: int = 0) -> None:
     """Put the images of every file, or the reason why it cannot be used, into `store`; what is there already is not done again.
 
@@ -74,7 +79,7 @@ def refine_files(raw: Path, files: list[str], p: Refine, processes: int, store: 
             elif isinstance(answer, str):
                 reasons[file] = answer
             else:
-                reason = answer.reason if isinstance(answer, Failed) else reasons.pop(file, None)
+                reason = told(answer) if isinstance(answer, Failed) else reasons.pop(file, None)
                 store.finish(file, todo[file], reason, again=isinstance(answer, Failed) or isinstance(reason, Unread))
                 bar.update()
 

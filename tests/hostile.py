@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,10 @@ def misbehave(what: str) -> Iterator[str]:
             ctypes.CDLL(None).write(2, b"C says so\n", 10)
         print("Python says so", file=sys.stderr)
         yield printed()
+    if what == "many":  # values, each within the limit and all together over it
+        for _ in range(4):
+            time.sleep(0.6)
+            yield what
     if what == "process":
         yield str(os.getpid())
     if what == "half":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from stages.imaging import decode as decoding
-from stages.imaging.decode import BLANK, TINY, Decoded, Refused, decode, decode_frames, is_dicom
+from stages.imaging.decode import BLANK, DARK, TINY, Decoded, Refused, decode, decode_frames, is_dicom
 from tests.odd_files import outcomes
 from tests.repository import ROOT
 
@@ -84,7 +84,9 @@ def test_text_is_neither_an_image_nor_dicom(text: str) -> None:
 @pytest.mark.parametrize(
     ("start", "told"),
     [(b"%PDF-1.4\n", "PDF"), (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"), (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"),
-     (b"\x28\xb5\x2f\xfd", "zstd"), (b"\0\0\0\x18ftypheic", "HEIC"), (b"<svg>", "SVG")],
+     (b"\x28\xb5\x2f\xfd", "zstd"), (b"\0\0\0\x18ftypheic", "HEIC"), (b"<svg>", "SVG"), (b"\0\0\0\x18ftyphevc", "HEIC"),
+     (b"\0\0\0\x18ftypisom", "video"), (b"<!DOCTYPE html>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+     (b"\xff\x0a", "JPEG XL"), (b"II*\0\x10\0\0\0CR\2\0", "Canon"), (b"\xef\xbb\xbf<svg>", "SVG"), (b"\0\0\0\x01Bud1", "macOS")],
 )  # fmt: skip
 def test_what_lies_among_images_is_called_by_its_name(start: bytes, told: str) -> None:
     with pytest.raises(Refused, match=told):
@@ -149,8 +151,9 @@ def test_limits_hold_before_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Refused, match="when unpacked"):
         decode(encoded(scene().convert("I;16"), "PNG"))
     monkeypatch.setattr(decoding, "MAX_SLOW_PIXELS", 64 * 48 - 1)
-    with pytest.raises(Refused, match="when unpacked"):
+    with pytest.raises(Refused, match="when unpacked, and DDS is slow to read: save it as PNG"):
         decode(encoded(scene(), "DDS"))
+    assert decode(encoded(scene(), "SGI")).format == "SGI"
 
 
 def test_a_compressed_text_chunk_cannot_fill_the_memory() -> None:
@@ -166,6 +169,47 @@ def test_a_compressed_text_chunk_cannot_fill_the_memory() -> None:
 def test_a_damaged_image_is_told_from_what_never_was_one(kind: str) -> None:
     with pytest.raises(Refused, match=f"it starts as a {kind} file does"):
         decode(encoded(scene(), kind)[:9])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
+def test_a_file_that_was_cut_off_says_so(kind: str) -> None:
+    data = encoded(scene(width=320, height=240), kind)
+    with pytest.raises(Refused, match="damaged or cut off"):
+        decode(data[: len(data) // 2] if kind != "TIFF" else data[:-400])
+
+
+def tiff(values: NDArray[np.generic], kind: int) -> bytes:
+    """An uncompressed TIFF of one sample a pixel; `kind` is its SampleFormat (1 unsigned, 2 signed)."""
+    data, (height, width) = values.tobytes(), values.shape
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("i1", 2), ("u1", 1), ("<u2", 1), ("<i2", 2), ("<u4", 1), ("<i4", 2)])
+def test_whole_numbers_of_a_tiff_have_their_sign(dtype: str, kind: int) -> None:
+    limits = np.iinfo(dtype)
+    ramp = np.linspace(limits.min, limits.max, 64 * 64).astype(dtype).reshape(64, 64)
+    shown = np.asarray(decode(tiff(ramp, kind)).picture)[..., 0].ravel().astype(int)
+    assert (np.diff(shown) >= 0).all() and (shown[0], shown[-1]) == (0, 255)
+
+
+def deep_png(values: NDArray[np.generic]) -> bytes:
+    """A PNG of 16 bits a sample, which Pillow does not write in colour; `values` (H, W, channels)."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width, channels = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colour_that_uses_the_lower_bits_of_sixteen_is_told(channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 2**16, (32, 32, channels))
+    assert decode(deep_png(values)).unusable == "" and decode(deep_png(values >> 4)).unusable == DARK
 
 
 def test_a_tiff_whose_directories_form_a_ring_ends() -> None:

@@ -45,6 +45,11 @@ def test_memory_that_others_have_leaked_is_not_held_against_a_task() -> None:
     assert all(isinstance(answer, Done) for answer in done) and len(done) == 3
 
 
+def test_time_is_each_value_s_own() -> None:
+    """A film of a thousand frames takes longer than one picture may."""
+    assert outcomes(["many", "hang", "a"], 1) == {"many": "done", "hang": ANSWERS["hang"], "a": "done"}
+
+
 def test_every_value_of_a_task_comes_before_its_end() -> None:
     assert [answer for _, answer in guarded(misbehave, ["x"], LIMITS)][:2] == ["x", "x"]
     assert list(guarded(misbehave, [], LIMITS)) == []

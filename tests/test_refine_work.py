@@ -71,9 +71,9 @@ def test_a_file_that_hangs_crashes_or_eats_memory_costs_itself(tmp_path: Path, m
     monkeypatch.setattr(refine, "refine_file", refine_hostile)
     run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS, file_seconds=1.5, file_memory_mb=300)
     assert quarantine(tmp_path / "out") == {
-        "A/hang.png": "took longer than 1.5 s to open",
+        "A/hang.png": "took longer than 1.5 s to open (`refine.file_seconds` in params.yaml)",
         "A/crash.png": "crashed the image decoder (SIGSEGV)",
-        "A/eat.png": "needs more than 300 MB to open",
+        "A/eat.png": "needs more than 300 MB to open (`refine.file_memory_mb` in params.yaml)",
     }
     assert len(read_table(tmp_path / "out")) == 3
 

@@ -3,7 +3,7 @@
 What a file says is followed: EXIF orientation, palettes, transparency (laid over black, or over
 white where that alone shows something), CMYK and LAB, DICOM's look-up
 tables. Grey of more than 8 bits is windowed to its own range where the file gives no window; of 16-bit colour, and of 16-bit
-grey beside an alpha channel, the upper 8 bits are taken. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo
+grey beside an alpha channel, the upper 8 bits are taken (Pillow gives no others); one that shows nothing in them is told. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo
 or preview pictures (MPO), icons and layers (PSD), only the main picture is used.
 """
 
@@ -13,11 +13,11 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ SIGNED = (
 #: Formats with a weak signature or none. Their headers hold a zero byte, which a text never does: it is asked for first.
 UNSIGNED = ("CUR", "DIB", "PCX", "TGA", "SPIDER", "IMT", "IPTC")
 FRAMED = {"AVIF", "DCX", "FLI", "GIF", "IM", "PNG", "SPIDER", "TIFF", "WEBP"}  # formats whose frames are pictures in their own right
-SLOW = {"BLP", "DDS", "FITS", "FTEX", "GBR", "IPTC", "MSP", "QOI", "SGI", "XPM"}  # decoded in Python, about a microsecond a pixel
+SLOW = {"BLP", "DDS", "FTEX", "IPTC", "QOI", "XPM"}  # decoded in Python, some microseconds a pixel
 
 MAX_PIXELS = 100_000_000  # a frame of 8 bits a sample
 MAX_WIDE_PIXELS = 30_000_000  # a frame of more: a mammogram has 14 million, and windowing holds several copies of 8 bytes a pixel
@@ -43,8 +43,10 @@ MAX_SLOW_PIXELS = 4_000_000
 MAX_FRAMES = 10_000
 MIN_SIDE = 8  # px: what a fingerprint is made of (8 x 8 frequencies); what is enlarged, the data report counts
 BLANK = "blank: every pixel has the same colour"
+DARK = "nearly black: it has 16 bits a sample and uses the lower 12 alone; save it with 8"
 TINY = f"tiny: under {MIN_SIDE} px a side"
 WHITE_IS_ZERO = 262  # the TIFF tag PhotometricInterpretation, whose 0 says that white is 0
+BITS, SAMPLE_FORMAT = 258, 339  # TIFF tags: bits a sample, and of what kind the numbers are: 1 (or none) unsigned, 2 signed
 WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits a pixel
 
 #: What people put among images, by its first bytes, in words for them.
@@ -65,7 +67,20 @@ KNOWN = {
     b"\x89HDF": "an HDF5 file: export its images as PNG first",
     b"<svg": "an SVG drawing: save it as PNG first",
     b"<?xml": "an XML file, such as an SVG drawing: save a drawing as PNG first",
+    b"\xef\xbb\xbf<?xml": "an XML file, such as an SVG drawing: save a drawing as PNG first",
+    b"\xef\xbb\xbf<svg": "an SVG drawing: save it as PNG first",
+    b"<!DOCTYPE": "a web page or XML file: a download that failed is saved so",
+    b"<!doctype": "a web page: a download that failed is saved so",
+    b"<html": "a web page: a download that failed is saved so",
+    b"version https://git-lfs": "a Git LFS pointer in place of a file: fetch the files with `git lfs pull`",
+    b"\xff\x0a": "a JPEG XL image: save it as JPEG or PNG first",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image: save it as JPEG or PNG first",
+    b"\0\0\0\x01Bud1": "a note of macOS on its folder (.DS_Store)",
+    b"ObjectType = Image": "a MetaImage volume: export its slices as PNG or DICOM first",
+    b"NDims = ": "a MetaImage volume: export its slices as PNG or DICOM first",
 }
+#: What Pillow says of a file that ends too early.
+CUT_OFF = re.compile(r"truncated|[Bb]uffer overrun|Expected to read|[Nn]ot enough|[Uu]nexpected end|got \d+ bytes|end of file|EOF")
 #: How the common formats start, to tell a damaged image from what never was one.
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF"}
 
@@ -90,7 +105,8 @@ class Decoded:
     """One frame as an upright RGB picture, and facts about the file it came from.
 
     `width` and `height` are the upright picture's, in px; `mode` and `format` the file's (`"I;16"`, `"TIFF"`; `"MONOCHROME2
-    16 bit"`, `"DICOM"`); `frame` is its index among the file's `frames`; `tagged`: the file itself says that text is burned in.
+    16 bit"`, `"DICOM"`); `frame` is its index among the file's `frames`; `tagged`: the file itself says that text is burned in;
+    `low_bits`: it has 16 bits a sample and next to nothing in the upper 8.
     """
 
     picture: Image.Image
@@ -99,6 +115,7 @@ class Decoded:
     frame: int = 0
     frames: int = 1
     tagged: bool = False
+    low_bits: bool = False
 
     @property
     def width(self) -> int:
@@ -120,10 +137,12 @@ class Decoded:
 
     @property
     def unusable(self) -> str:
-        """Why the picture shows too little to learn from or to test on (`TINY`, `BLANK`), "" when it does not."""
+        """Why the picture shows too little to learn from or to test on (`TINY`, `BLANK`, `DARK`), "" when it does not."""
         if min(self.picture.size) < MIN_SIDE:
             return TINY
-        return "" if self.picture.getcolors(1) is None else BLANK  # None: a second colour, where the search ends
+        if self.picture.getcolors(1) is not None:  # None: a second colour, where the search ends
+            return BLANK
+        return DARK if self.low_bits else ""
 
 
 class Opened(NamedTuple):
@@ -189,6 +208,8 @@ def _plain_words(data: bytes) -> Iterator[None]:
         told = _in_words(str(error)) or type(error).__name__
         if last := printed().splitlines()[-1:]:
             told += f' (the decoder says "{_in_words(last[0])}")'
+        if CUT_OFF.search(told):
+            raise Refused(f"broken image, damaged or cut off: copy it from its source again ({told})") from None
         raise Refused(f"broken or unsupported image: {told}") from None
 
 
@@ -212,8 +233,12 @@ def _not_an_image(data: bytes) -> str:
 
 def known_as(data: bytes) -> str | None:
     """What a file that is no image is, by its first 512 bytes or more, and what to do about it; None where that is not known."""
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+    if data[4:10] == b"ftyphe" or data[4:12] in (b"ftypmif1", b"ftypmsf1"):
         return "a HEIC photograph: save it as JPEG or PNG first"
+    if data[4:8] == b"ftyp" and data[8:11] != b"avi":
+        return "a video: save its frames as PNG first"
+    if data[:4] == b"II*\0" and data[8:10] == b"CR":
+        return "a raw photograph of a Canon camera: save it as JPEG or PNG first"
     if data[344:348] in (b"n+1\0", b"ni1\0"):
         return "a NIfTI volume: export its slices as PNG or DICOM first"
     if data[257:262] == b"ustar":
@@ -233,26 +258,31 @@ def _open_picture(data: bytes) -> Opened:
     mode, name = picture.mode, str(picture.format)
     if name in UNSIGNED and min(picture.size) < MIN_SIDE:
         raise Refused(f"{picture.width} x {picture.height} px of a format without a signature: too small to tell an image from other data")
-    check_size(picture.width, picture.height, MAX_SLOW_PIXELS if name in SLOW else MAX_WIDE_PIXELS if mode in WIDE else MAX_PIXELS)
+    if name in SLOW:
+        check_size(picture.width, picture.height, MAX_SLOW_PIXELS, f", and {name} is slow to read: save it as PNG")
+    check_size(picture.width, picture.height, MAX_WIDE_PIXELS if mode in WIDE else MAX_PIXELS)
     frames = _count(picture, data) if name in FRAMED else 1
 
     def read(index: int) -> Decoded:
         if index != picture.tell() and frames > 1:
             picture.seek(index)
             check_size(picture.width, picture.height, MAX_WIDE_PIXELS if picture.mode in WIDE else MAX_PIXELS)
+        deep = ";16" in str(getattr(picture, "tile", ""))  # how it is packed, which is forgotten when the pixels are loaded
         own = picture if frames == 1 else picture.copy()  # what follows changes the picture, and an animation builds upon it
-        rgb = _to_rgb(_upright(own))
+        upright = _upright(own)
+        low_bits = deep and upright.mode in ("RGB", "RGBA") and max(high for _, high in upright.getextrema()[:3]) < 16  # type: ignore[misc]
+        rgb = _to_rgb(_signed(upright, getattr(picture, "tag_v2", {})))
         if name == "TIFF" and picture.mode in WIDE and getattr(picture, "tag_v2", {}).get(WHITE_IS_ZERO) == 0:
             rgb = ImageOps.invert(rgb)  # Pillow does so for 8 bits alone
-        return Decoded(rgb, mode, name, index, frames)
+        return Decoded(rgb, mode, name, index, frames, low_bits=low_bits)
 
     return Opened(frames, read)
 
 
-def check_size(width: int, height: int, limit: int) -> None:
+def check_size(width: int, height: int, limit: int, advice: str = "") -> None:
     """Refuse an image by the size its header claims, in px, before memory is taken."""
     if width * height > limit:
-        raise Refused(f"over {limit:,} pixels when unpacked")
+        raise Refused(f"over {limit:,} pixels when unpacked{advice}")
 
 
 def check_frames(frames: int) -> None:
@@ -289,6 +319,16 @@ def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
     with suppress(Exception):
         ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _signed(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """A loaded picture whose numbers have the sign that its TIFF tags say: Pillow reads 8 bits as unsigned and 32 as signed."""
+    bits, kind = (tuple(tags.get(tag, (1,)))[0] for tag in (BITS, SAMPLE_FORMAT))
+    if picture.mode == "L" and (bits, kind) == (8, 2):
+        return Image.fromarray(np.asarray(picture).view(np.int8).astype(np.int32))
+    if picture.mode == "I" and (bits, kind) == (32, 1):
+        return Image.fromarray(np.asarray(picture).view(np.uint32).astype(np.float32))
     return picture
 
 

@@ -30,17 +30,18 @@ AHEAD = 4  # tasks a worker has been sent, so that it never waits for its parent
 
 
 class Limits(NamedTuple):
-    """What one task may use: seconds of wall clock, less the time for which the machine kept its process waiting for a processor (so that
-    a busy machine gives the same answers), and MiB that its process holds (its interpreter and libraries, about 60, are in it)."""
+    """What one task may use: seconds of wall clock for each of its values, less the time for which the machine kept its process waiting for a
+    processor (so that a busy machine gives the same answers), and MiB that its process holds (its interpreter and libraries, about 60, are in it)."""
 
     seconds: float
     memory_mb: int
 
 
 class Failed(NamedTuple):
-    """Why a task was given up, in words for the owner of the file."""
+    """Why a task was given up, in words for the owner of the file, and which of the `Limits` it met, if one."""
 
     reason: str
+    limit: str = ""
 
 
 class Done:
@@ -58,7 +59,7 @@ class _Worker(Generic[T]):
         self.tasks: deque[T] = deque()
         self.fresh = True  # has finished no task yet
         self.late = False  # was ended because its task took too long
-        self.watched: tuple[float, float] | None = None  # the clock when the parent first saw the present task, and `_queued` then
+        self.watched: tuple[float, float] | None = None  # the clock when the work on the present value was first seen, and `_queued` then
         self.connection, theirs = Pipe()
         # One thread each: the work is spread over processes, and every further thread of OpenBLAS reserves memory.
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -85,14 +86,12 @@ class _Worker(Generic[T]):
         try:
             values, ended = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return [Failed(self._cause(self.process.wait()))]
-        if not ended:
-            return list(values)
+            return [self._cause(self.process.wait())]
         self.watched = None
-        return [*values, DONE]
+        return [*values, DONE] if ended else list(values)
 
     def watch(self, clock: float) -> None:
-        """End the process when its present task has been at work for too long; called again and again, with seconds on a clock."""
+        """End the process when its present task has been at work on a value for too long; called again and again, with seconds on a clock."""
         queued = self._queued()
         if self.watched is None:
             self.watched = clock, queued
@@ -107,12 +106,12 @@ class _Worker(Generic[T]):
         except (OSError, IndexError):
             return 0.0
 
-    def _cause(self, status: int) -> str:
+    def _cause(self, status: int) -> Failed:
         if self.late:
-            return f"took longer than {self.limits.seconds:g} s to open"
+            return Failed(f"took longer than {self.limits.seconds:g} s to open", "seconds")
         if status == OUT_OF_MEMORY:
-            return f"needs more than {self.limits.memory_mb} MB to open"
-        return "crashed the image decoder" + (f" ({signal.Signals(-status).name})" if status < 0 else "")
+            return Failed(f"needs more than {self.limits.memory_mb} MB to open", "memory_mb")
+        return Failed("crashed the image decoder" + (f" ({signal.Signals(-status).name})" if status < 0 else ""))
 
     @property
     def at_fault(self) -> bool:

@@ -103,7 +103,7 @@ class Phantom(Block):
 class Refine(Block):
     """Reading files, crop, resize and the search for duplicates. `hash_distance` in bits of 64, `correlation` of pixels.
 
-    `frames` says which of a file's frames become images; a file is given up after `file_seconds` (wall clock, all its frames)
+    `frames` says which of a file's frames become images; a file is given up after `file_seconds` (wall clock) for a frame
     or when more than `file_memory_mb` MiB are needed to open it.
     """
 

@@ -13,16 +13,18 @@ import os
 import resource
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 
 from stages.runtime.printed import catch
 
 OUT_OF_MEMORY = 77  # exit status
+AT_ONCE = 0.5  # seconds
 
 
 def serve(connection: Connection) -> None:
-    """Answer each task with its values, as pairs of a list and whether the task has ended: a value is held back until the next one is
-    there, so that a task of one value costs one message."""
+    """Answer each task with its values, as pairs of a list and whether the task has ended: a value that came at once is held back until the
+    next one is there, so that a task of one value costs one message; of others the parent is told, for it watches the time of each."""
     function, limits = connection.recv()
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_mb << 20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -30,12 +32,17 @@ def serve(connection: Connection) -> None:
     connection.send("ready")
     while True:
         task = connection.recv()
-        signal.setitimer(signal.ITIMER_PROF, 10 * limits.seconds)  # ends an endless loop when the parent is no longer there to do it
         held: list[object] = []
+        began = time.monotonic()
+        signal.setitimer(signal.ITIMER_PROF, 10 * limits.seconds)  # ends an endless loop when the parent is no longer there to do it
         for value in function(task):
-            if held:
+            held.append(value)
+            now = time.monotonic()
+            if len(held) > 1 or now - began > AT_ONCE:
                 connection.send((held, False))
-            held = [value]
+                held = []
+            began = now
+            signal.setitimer(signal.ITIMER_PROF, 10 * limits.seconds)
         connection.send((held, True))
 
 
