@@ -126,7 +126,7 @@ def merit(rows: Sequence[Mapping[str, float]]) -> float:
     return round(float(np.mean([worth(row) for row in rows])), DIGITS)
 
 
-def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: int, truth: Truth) -> str:
+def document(title: str, found: list[dict[str, Any]], start: Mapping[str, Any], seeds: list[int], taus: int, truth: Truth) -> str:
     """study.md."""
     head = ["regime", "changed", "tau", *SCORES.values()]
 
@@ -149,6 +149,8 @@ def document(title: str, found: list[dict[str, Any]], seeds: list[int], taus: in
                 "By the mean of rare F1 and rare AP.",
                 markdown([head, *map(row, sorted(best, key=by_merit, reverse=True))]),
                 "## Every try",
+                "What a try is laid over, and what it does not name has:",
+                "\n".join(f"- {regime}: `{flow(start[regime])[1:-1]}`" for regime in dict.fromkeys(one["regime"] for one in found)),
                 markdown([head, *map(row, found)]),
                 "Made by `python -m stages.study`; the tries, and what they start from, stand in params.yaml under `study`.",
             ]
@@ -192,8 +194,8 @@ def main() -> None:
             own = {"logit_tau": tau, "merit": merit(rows[tau]), "val": score(logits[tau], rows[tau], truth, params)}
             found.append({"regime": regime, "changes": changes} | own)
     write_json(args.report_dir / "study.json", {"seeds": params.study.seeds, "n_val_lesions": int(truth.n_lesions.sum()), "tries": found})
-    write_text(args.report_dir / "study.md", document(card.title, found, params.study.seeds, len(params.train.logit_taus), truth))
-    draw_study(found, f"{card.title}: tries on val", args.report_dir / "study.png")
+    write_text(args.report_dir / "study.md", document(card.title, found, params.study.start, params.study.seeds, len(params.train.logit_taus), truth))
+    draw_study(found, params.study.start, f"{card.title}: tries on val", args.report_dir / "study.png")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,13 @@ def test_a_label_without_quotes_is_told_to_have_them(tmp_path: Path) -> None:
         ({"layout": {"kind": "medmnist", "file": "a.npz", "table": "t.csv", "labels": {"0": "nv"}}}, "medmnist takes no table"),
         ({"prompts": {"base": ["a mole"]}}, r"prompts has \['base'\].*Example: prompts: \{base: .*mel: .*nv: "),
         ({"classes": {"nv": {"title": "nevus"}}}, r"they must agree. Example: labels: \{nv: nv\}"),
-        ({"risk": {"low": 0.1, "high": 0.3, "prior": {"dff": 0.01}}}, r"risk.prior names unknown class\(es\) \['dff'\]"),
+        ({"risk": {"low": 0.1, "high": 0.3, "prior": {"dff": 0.01}}}, r"prior names unknown class\(es\) \['dff'\].*Example: risk: \{prior: \{mel: 0.01\}\}"),
+        ({"prompts": EXAMPLE["prompts"] | {"mel": ["{title:d}"]}}, r"prompts.mel: \['title:d'\] cannot be filled in; .* title, .*Example: prompts: \{base:"),
+        ({"prompts": EXAMPLE["prompts"] | {"mel": ["{title!x}"]}}, r"prompts.mel: \['title!x'\]"),
+        ({"prompts": EXAMPLE["prompts"] | {"mel": ["{title"]}}, r"prompts.mel: \['\{title'\]"),
+        ({"prompts": EXAMPLE["prompts"] | {"mel": ["{}"]}}, r"prompts.mel: \[''\]"),
+        ({"symptoms": {"a": EXAMPLE["symptoms"]["changing"] | {"present": {"x": EXAMPLE["symptoms"]["changing"]["present"]["mel"]}}}},
+         r"symptoms.a names unknown class\(es\) \['x'\].*Example: symptoms: \{a: \{present: \{mel: "),
         ({"risk": {"low": 0.1, "high": 0.3, "prior": {"df": 1.15}}}, "risk.prior.df"),
         ({"risk": {"low": 0.4, "high": 0.3}}, "risk: risk cut-offs need low < high. Example: risk: {low: 0.05"),
     ],
@@ -267,9 +273,40 @@ def test_folders_that_hold_few_of_the_images_are_no_classes_and_odd_names_do_no_
     assert card.layout.kind == "flat" and "Left out, 2: the file's name is not UTF-8: rename it" in text
 
 
+def test_where_labels_may_be_is_said_of_images_without(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = files(tmp_path / "x", *(f"{kind}_{k}.png" for kind in ("mel", "nevus") for k in range(4)), "labels.xlsx")
+    (folder / "marks.csv").write_text("id,a,b\n" + "".join(f"mel_{k},{k // 2},{k % 2}\n" for k in range(4)))
+    (folder / "other.csv").write_text("id,dx\n1,mel\n2,nv\n")
+    card, text = draft(folder, capsys, monkeypatch)
+    assert card.layout.kind == "flat" and "labels.xlsx was not read: save its sheet as CSV UTF-8" in text
+    assert "marks.csv was not used: its column id names files" in text and "other.csv was not used: no column of it names the images (id, dx)" in text
+    assert "The files' names begin with mel, nevus" in text
+
+
+def test_a_column_of_0_and_1_is_the_label_where_there_is_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = files(tmp_path / "x", *(f"{k}.png" for k in range(12)))
+    (folder / "t.csv").write_text("image_id,malignant (0/1),age\n" + "".join(f"{k},{k % 2},{40 + k}\n" for k in range(12)))
+    card, _ = draft(folder, capsys, monkeypatch)
+    assert card.layout.labels == {"0": "no_malignant", "1": "malignant"} and card.classes["no_malignant"].normal and card.attributes == {"age": "age"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_table_is_read_as_excel_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    folder = files(tmp_path / "x", *(f"{k}.png" for k in range(12)))
+    rows = "".join(f"{k};{('Nävus', 'Melanom')[k % 2]};{k};{40 + k};{'mw'[k % 2]}\n" for k in range(12))
+    (folder / "t.csv").write_bytes(("Datei;Diagnose;Patient;Alter;Geschlecht\n" + rows).encode(encoding))
+    card, _ = draft(folder, capsys, monkeypatch)
+    assert (card.layout.label, card.layout.group, card.attributes) == ("Diagnose", "Patient", {"age": "Alter", "sex": "Geschlecht"})
+    assert set(card.layout.labels) == {"Nävus", "Melanom"}
+
+
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (files(tmp_path, "1.png") / "t.csv").write_text("a,b\n1,2,3,4\n5,6,7,8,9\n")
-    with pytest.raises(UserError, match=r"t\.csv cannot be read as a UTF-8 table"):
+    with pytest.raises(UserError, match=r"t\.csv cannot be read as a table; save it as CSV UTF-8"):
         look(tmp_path)
 
 

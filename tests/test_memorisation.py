@@ -134,6 +134,8 @@ def test_a_lora_that_knows_its_images_is_told_from_one_that_does_not() -> None:
     assert knows["low"] > memorisation.MAX_AUC > honest["low"]
     assert (honest["n"], honest["lesions"], honest["n_null"]) == (40, 20, 120)
     assert 0.5 < honest["detectable"] < 0.75
+    few = memorisation.membership_auc(members, others[:10], groups[0], [f"o{i // 3}" for i in range(10)], seed=0)
+    assert few["underpowered"] and not memorisation.membership_auc(members, others[:10], groups[0], groups[1][:10], seed=0)["underpowered"]
 
 
 def test_a_lora_with_no_effect_knows_nothing() -> None:
@@ -168,11 +170,11 @@ def test_a_value_lies_below_inside_or_above(value: float, where: str) -> None:
 
 
 def found(
-    low: float = -0.1, underpowered: bool = False, auc_low: float = 0.4, diversity: float = 1.0, coverage: float = 0.8
+    low: float = -0.1, underpowered: bool = False, auc_low: float = 0.4, few: bool = False, diversity: float = 1.0, coverage: float = 0.8
 ) -> dict[str, dict[str, object]]:
     """One mode of one disease, all well unless told otherwise."""
     excess = {"value": low + 0.1, "low": low, "high": low + 0.2, "underpowered": underpowered}
-    auc = {"value": auc_low + 0.1, "low": auc_low, "high": auc_low + 0.2, "underpowered": False}
+    auc = {"value": auc_low + 0.1, "low": auc_low, "high": auc_low + 0.2, "underpowered": few}
     quality = {"encoder": {"after": {"diversity": diversity, "coverage": coverage}}}
     unusable = {"not finite": 0, "black or flat": 0}
     return {"text2img": {"copy_excess": excess, "membership_auc": auc, "unusable": unusable, "quality": quality, "null_from": "reserve"}}
@@ -185,8 +187,9 @@ def found(
         (found(low=0.06), "audit.max_copy_rate"),
         (found(low=0.06, underpowered=True), ""),
         (found(auc_low=0.61), "tells its training images from others"),
+        (found(auc_low=0.61, few=True), ""),
     ],
-    ids=["well", "copies", "copies, underpowered", "membership"],
+    ids=["well", "copies", "copies, underpowered", "membership", "membership, four lesions"],
 )
 def test_what_stops_the_run(modes: dict[str, dict[str, object]], complaint: str) -> None:
     said = stops({"df": modes}, {"df": []}, 0.05)

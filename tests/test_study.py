@@ -81,6 +81,7 @@ def test_every_try_is_reported_with_its_scores_and_a_second_study_trains_what_is
     )
     assert [one["logit_tau"] for one in found["tries"] if one["regime"] == "logit_adjust"] == [0.5, 1.0, 2.0]
     text = Path("report/study.md").read_text()
+    assert "- combined: `mix: {per_class: 3}, train_combined: {real_weight: 1.0}`" in text
     assert "2 seeds; 3 tries a regime" in text and "train_combined: {real_weight: 2.0}" in text and Path("report/study.png").exists()
     before = {p.name: p.read_bytes() for p in sorted(Path("report").glob("study.*"))}
     study.main()

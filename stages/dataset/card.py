@@ -59,6 +59,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+PROMPTS = flow({"prompts": {BASE: EXAMPLE["prompts"][BASE]}})[1:-1]
 #: The keys that a kind of layout cannot do without.
 NEEDED = {
     "csv": ("table", "file", "label", "labels"),
@@ -158,6 +159,15 @@ class Risk(Part):
         return self
 
 
+def _braces(template: str) -> list[str]:
+    """What stands in the braces of a prompt, {title} as title; what is more than a name (a format, a conversion, an open brace) as it is written."""
+    try:
+        parts = [(name, form, conversion) for _, name, form, conversion in Formatter().parse(template) if name is not None]
+    except ValueError:
+        return [template]
+    return [name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") for name, form, conversion in parts]
+
+
 class Card(Part):
     """A whole card. `attributes` maps our name (age, sex, site, skin_tone) to the table's column.
 
@@ -200,15 +210,20 @@ class Card(Part):
             example = flow({key: ["an image of {title}"] for key in (BASE, *sorted(self.classes))})
             raise ValueError(f"prompts has {sorted(self.prompts)}; it must have {BASE!r} and every class. Example: prompts: {example}")
         for key, templates in self.prompts.items():
-            fields = {field for template in templates for _, field, _, _ in Formatter().parse(template) if field is not None}
-            if wrong := fields - {"title"} - set(self.attributes):
-                raise ValueError(f"prompts.{key}: {sorted(wrong)} is no attribute; in braces may stand {', '.join(['title', *self.attributes])}")
+            allowed = ["title", *self.attributes]
+            if wrong := sorted({field for template in templates for field in _braces(template)} - set(allowed)):
+                raise ValueError(f"prompts.{key}: {wrong} cannot be filled in; in braces may stand {', '.join(allowed)}. Example: {PROMPTS}")
+        one = sorted(self.classes)[0]
         for key, symptom in self.symptoms.items():
             unknown = (set(symptom.present) | set(symptom.absent)) - set(self.classes)
             if unknown:
-                raise ValueError(f"symptoms.{key} names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}")
+                example = flow({key: {"present": {one: EXAMPLE["symptoms"]["changing"]["present"]["mel"]}}})
+                raise ValueError(
+                    f"symptoms.{key} names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}. Example: symptoms: {example}"
+                )
         if unknown := set(self.risk.prior) - set(self.classes):
-            raise ValueError(f"risk.prior names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}")
+            example = flow({"prior": {one: 0.01}})
+            raise ValueError(f"risk.prior names unknown class(es) {sorted(unknown)}; there are {sorted(self.classes)}. Example: risk: {example}")
         return self
 
     @property

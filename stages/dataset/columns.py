@@ -13,9 +13,11 @@ import pandas as pd
 from stages.dataset.raw import HOT, UNKNOWN, plain_name
 
 MOST_CLASSES = 50  # a column with more different values is no label
-#: Words in a column's name, for the label from the surest on; and for the id of a patient, who counts more than a lesion.
-LABEL = ("label", "labels", "class", "dx", "diagnosis", "category", "target", "pathology", "finding", "disease", "abnormality", "y")
-GROUP = ("patient", "subject", "person", "case", "study", "lesion", "exam", "pid")
+#: Words in a column's name, for the label from the surest on, English before what German, French,
+#: Spanish and Italian tables say; and for the id of a patient, who counts more than a lesion.
+LABEL = ("label", "labels", "class", "dx", "diagnosis", "category", "target", "pathology", "finding", "disease", "abnormality", "y",
+         "diagnose", "diagnostic", "diagnostico", "diagnosi", "klasse", "classe", "clase", "befund")  # fmt: skip
+GROUP = ("patient", "subject", "person", "case", "study", "lesion", "exam", "pid", "paciente", "paziente")
 
 
 class Columns(NamedTuple):
@@ -76,13 +78,26 @@ def _files_of(values: pd.Series, files: list[str]) -> tuple[str, str, int]:
 
 
 def _label(table: pd.DataFrame) -> str | None:
-    """A column of few values, each standing often, whose name says label or diagnosis; else the only one whose values are words."""
+    """A column of few values, each standing often, whose name says label or diagnosis; else the only one whose values are words, or 0 and 1."""
     few = [c for c in table.columns if 2 <= _known(table[c]).nunique() <= min(MOST_CLASSES, max(2, len(table) // 2))]
     hinted = sorted((c for c in few if _hint(c, LABEL)), key=lambda c: (_hint(c, LABEL), len(_words(c))))
     if hinted:
         return hinted[0]
     words = [c for c in few if pd.to_numeric(_known(table[c]), errors="coerce").isna().all()]
-    return words[0] if len(words) == 1 else None
+    if len(words) == 1:
+        return words[0]
+    marks = [c for c in few if is_mark(table[c])]
+    return marks[0] if len(marks) == 1 and not words else None
+
+
+def label_hint(column: str) -> bool:
+    """Whether a column's name says that it holds labels, whatever they are."""
+    return _hint(column, LABEL) > 0
+
+
+def is_mark(values: pd.Series) -> bool:
+    """Whether a column says yes or no, as 1 and 0."""
+    return bool(_known(values).str.lower().isin(HOT.keys()).all())
 
 
 def _onehot(table: pd.DataFrame) -> list[str]:
@@ -116,8 +131,8 @@ def _attribute(names: set[str], fits: Callable[[pd.Series], bool]) -> Callable[[
 
 #: Our name of an attribute to the test of a column, by the words of its name and its known values.
 ATTRIBUTES = {
-    "age": _attribute({"age", "years"}, _numbers(0, 110)),
-    "sex": _attribute({"sex", "gender"}, _few("m", "f", "male", "female", "man", "woman", "other", "0", "1")),
+    "age": _attribute({"age", "years", "alter", "edad", "eta"}, _numbers(0, 110)),
+    "sex": _attribute({"sex", "gender", "geschlecht", "sexe", "sexo", "sesso"}, _few(*"mfwhd01", "male", "female", "man", "woman", "other")),
     "site": _attribute({"site", "localization", "localisation", "location", "anatom"}, _few()),
     "skin_tone": _attribute({"skin", "fitzpatrick"}, _few()),
     "view": _attribute({"view", "projection"}, _few()),

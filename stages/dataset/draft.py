@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.dataset.card import BASE
 from stages.dataset.medmnist_sets import SETS
+from stages.dataset.raw import HOT
 from stages.runtime.checked import flow
 
 ASK = "not known: ask who gave you the data"
@@ -59,6 +60,14 @@ def classes_of(raw_labels: list[str]) -> tuple[dict[str, str], dict[str, str], s
     labels = {raw: keys[text.casefold()] for raw, text in plain.items()}
     titles = {labels[raw]: plain[raw] for raw in reversed(raw_labels)}
     return labels, dict(sorted(titles.items())), next((key for key in sorted(titles) if key in NORMAL), None)
+
+
+def mark_classes(column: str, values: list[str]) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """`classes_of` for a column of 0 and 1 that is called after what it marks: the zeros are the normal class."""
+    name = re.sub(r"[^A-Za-z0-9]+", " ", re.sub(r"\(.*?\)", "", column)).strip() or "finding"
+    keys = {True: slug(name), False: slug(f"no {name}")}
+    labels = {value: keys[HOT[value.lower()]] for value in values}
+    return labels, {keys[False]: f"no {name}", keys[True]: name}, keys[False]
 
 
 def medmnist_draft(file: str) -> Draft:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,13 +11,14 @@ import pandas as pd
 
 from stages.dataset import medmnist
 from stages.dataset.card import UNLABELLED, Card
-from stages.dataset.columns import MOST_CLASSES, Columns, guess
-from stages.dataset.draft import Draft, classes_of, medmnist_draft, slug
+from stages.dataset.columns import MOST_CLASSES, Columns, guess, is_mark, label_hint
+from stages.dataset.draft import Draft, classes_of, mark_classes, medmnist_draft, slug
 from stages.dataset.medmnist_sets import SETS
 from stages.dataset.raw import UNKNOWN, is_utf8, list_files, read_csv, read_listing
 from stages.runtime.errors import UserError
 
 TABLES = (".csv", ".tsv")
+BOOKS = (".xlsx", ".xls", ".ods")
 NO_IMAGES = (*TABLES, ".txt", ".md", ".json", ".xml", ".html", ".pdf", ".xlsx", ".xls", ".zip", ".tar", ".gz", ".py", ".yaml", ".yml")
 MOST_IMAGES = 0.8  # of the images must lie in class folders, else the folders are something else
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "images", "img"}  # folders that are no classes
@@ -44,7 +46,7 @@ def look(path: Path) -> Draft:
     images = [f for f in files if is_utf8(f) and not f.lower().endswith(NO_IMAGES) and not PurePosixPath(f).name.startswith(".")]
     if not images:
         raise UserError(f"{path} holds {len(files)} file(s), and none that may be an image: unpack archives first")
-    draft = _from_table(path, files, images) or _from_folders(path, images) or _flat(path)
+    draft = _from_table(path, files, images) or _from_folders(path, images) or _flat(path, files, images)
     _describe(draft, path, files, images)
     return draft
 
@@ -79,7 +81,8 @@ def _from_table(path: Path, files: list[str], images: list[str]) -> Draft | None
     if more:
         second = max(more, key=lambda name: (more[name].matched, len(more[name].attributes)))
         layout["metadata"], group, attributes = second, group or more[second].group, more[second].attributes | attributes
-    labels, titles, normal = classes_of(raw)
+    marked = columns.label is not None and not label_hint(columns.label) and is_mark(table[columns.label])
+    labels, titles, normal = mark_classes(str(columns.label), raw) if marked else classes_of(raw)
     draft = Draft(slug(path.resolve().name, "data"), layout, labels, titles, normal=normal, attributes=attributes)
     where = "columns" if columns.onehot else f"values of the column {columns.label}"
     notes = [f"Guessed: {columns.matched} of {len(table)} rows of {main} name a file by {columns.file}; classes are the {where}."]
@@ -117,11 +120,33 @@ def _from_folders(path: Path, images: list[str]) -> Draft | None:
     return draft
 
 
-def _flat(path: Path) -> Draft:
+def _flat(path: Path, files: list[str], images: list[str]) -> Draft:
     draft = Draft(slug(path.resolve().name, "data"), {"kind": "flat"}, {}, {UNLABELLED: "an image without a label"})
     draft.notes["layout"] = ["No labels found, in folders or in a table. Such data can be refined, looked at and predicted on; training stages refuse them.",
-                             "If the labels are in a table, put it there as .csv with a column of file names and a column of labels."]  # fmt: skip
+                             "If the labels are in a table, put it there as .csv with a column of file names and a column of labels.",
+                             *_unused(path, files, images)]  # fmt: skip
     return draft
+
+
+def _unused(path: Path, files: list[str], images: list[str]) -> list[str]:
+    """Where labels may be that were not found, and what to do with them: tables without, workbooks, the beginnings of the files' names."""
+    told = []
+    for name in filter(is_utf8, files):
+        if name.lower().endswith(BOOKS):
+            told.append(f"{name} was not read: save its sheet as CSV UTF-8.")
+        elif name.lower().endswith(TABLES) and not PurePosixPath(name).name.startswith("."):
+            table = read_csv(path / name)
+            found = guess(table, images)
+            why = f"its column {found.file} names files, and no other is surely a label" if found else "no column of it names the images"
+            told.append(f"{name} was not used: {why} ({', '.join(map(str, table.columns[:8]))}).")
+            if found:
+                told.append(f"If one is: kind: csv, table: {name}, file: {found.file}, label: <column>, labels: {{<value>: <class>}}.")
+    starts = Counter(begins[0] for image in images if (begins := re.match(r"[^\W\d_]{2,}", PurePosixPath(image).name)))
+    if 2 <= len(starts) <= MOST_CLASSES and starts.total() == len(images) > 2 * len(starts):
+        told.append(
+            f"The files' names begin with {', '.join(sorted(starts))}: if these are classes, put each one's files into a folder of that name."
+        )
+    return told
 
 
 def _describe(draft: Draft, path: Path, files: list[str], images: list[str]) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -148,12 +149,24 @@ def _find_table(name: str, key: str, files: list[str]) -> str:
     return deeper[0]
 
 
-def _separator(path: Path) -> str:
+def _encoding(path: Path) -> str:
+    """How a table's text is written: as UTF-8, by its mark as UTF-16, or else as Windows-1252, which Excel writes in western countries."""
+    data = path.read_bytes()
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig"
+
+
+def _separator(path: Path, encoding: str) -> str:
     """What parts the columns of a table, by its name and its first line."""
     if path.suffix == ".tsv":
         return "\t"
-    with path.open("rb") as opened:
-        first = opened.readline(2**16).decode(errors="replace")
+    with path.open(encoding=encoding, errors="replace") as opened:
+        first = opened.readline(2**16)
     return max(",;\t", key=first.count)  # the comma where none is there
 
 
@@ -165,9 +178,10 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():  # a pipe would never end
         raise UserError(f"{path} is not a regular file")
     try:
-        table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path} cannot be read as a UTF-8 table: {' '.join(str(error).split())}") from None
+        encoding = _encoding(path)
+        table = pd.read_csv(path, sep=_separator(path, encoding), dtype=str, keep_default_na=False, encoding=encoding)
+    except (OSError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"{path} cannot be read as a table; save it as CSV UTF-8: {' '.join(str(error).split())}") from None
     if not isinstance(table.index, pd.RangeIndex):  # each row has more fields than the header, and pandas takes the first for names of the rows
         if table.index.nlevels > 1 or table.iloc[:, -1].any():
             raise UserError(f"{path}: its rows have more columns than its first line names; quote what holds a separator, or name every column")

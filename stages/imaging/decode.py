@@ -3,7 +3,8 @@
 What a file says is followed: EXIF orientation, palettes, transparency (laid over black, or over
 white where that alone shows something), CMYK and LAB, DICOM's look-up
 tables. Grey of more than 8 bits is windowed to its own range where the file gives no window; of 16-bit colour, and of 16-bit
-grey beside an alpha channel, the upper 8 bits are taken (Pillow gives no others); one that shows nothing in them is told. Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo
+grey beside an alpha channel, the upper 8 bits are taken (Pillow gives no others), and it is told when they show nothing.
+Not applied: ICC profiles (pixels are read as sRGB) and gamma. Of stereo
 or preview pictures (MPO), icons and layers (PSD), only the main picture is used.
 """
 
@@ -324,7 +325,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _signed(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     """A loaded picture whose numbers have the sign that its TIFF tags say: Pillow reads 8 bits as unsigned and 32 as signed."""
-    bits, kind = (tuple(tags.get(tag, (1,)))[0] for tag in (BITS, SAMPLE_FORMAT))
+    bits, kind = (int(np.ravel(tags.get(tag, 1))[0]) for tag in (BITS, SAMPLE_FORMAT))
     if picture.mode == "L" and (bits, kind) == (8, 2):
         return Image.fromarray(np.asarray(picture).view(np.int8).astype(np.int32))
     if picture.mode == "I" and (bits, kind) == (32, 1):

@@ -9,7 +9,7 @@ from typing import Any
 from stages.classifier.encoders import PUBLISHED
 from stages.dataset.card import Card
 from stages.metrics.generative import FD_IMAGES, NEIGHBOURS
-from stages.metrics.memorisation import LEAST, MAX_AUC, NO_RESERVE, QUANTILE
+from stages.metrics.memorisation import LEAST, LEAST_LESIONS, MAX_AUC, NO_RESERVE, QUANTILE
 from stages.metrics.report import PHANTOM, SMOKE
 from stages.runtime.markdown import markdown
 from stages.runtime.params import Params
@@ -56,7 +56,7 @@ def warnings(results: Found, whole: Found, wanted: int) -> list[str]:
     for disease, modes in results.items():
         known = next(iter(modes.values()))["membership_auc"]
         if known["low"] is not None and known["low"] > 0.5:
-            power = ", from too few images to stop the run" if known["underpowered"] else ""
+            power = ", from too few lesions to stop the run" if known["underpowered"] else ""
             said.append(
                 f"{disease}: the LoRA tells its training images from others, AUC {interval(known)}{power}: fewer steps or a lower rank may memorise less"
             )
@@ -206,6 +206,7 @@ def document(record: Found, card: Card, params: Params, report: Path) -> str:
             f"```sh\npython -m stages.rate my_answers.csv {report.as_posix()}/audit\n```",
         ]
     parts += ["## How to read this", "\n".join(f"- {text}" for text in notes(whole))]
+    parts.append("Made by `make reproduce`, with `PRESET=` where a preset holds the settings (stage audit); every figure stands in `audit.json`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -226,7 +227,9 @@ def notes(whole: Found) -> list[str]:
         "Diversity: mean distance between two images of a set, over that of real ones; near 0 one image repeats. LPIPS is such a mean too, of perceptual "
         "distances (VGG). The Inception score is by torchvision's weights of Inception v3, and of one set of n, so it lies below those of 50,000 images.",
         f"A copy lies nearer to a training image, in any turn or mirroring, than {QUANTILE:.0%} of real images that nobody trained on (the null), in the first "
-        f"encoder, which the filter does not use. Under {LEAST} candidates or null images the test is underpowered: it warns and does not stop the run.",
+        f"encoder; the filter compares pixels. (The judge was trained from that encoder's weights.) Under {LEAST} candidates or null images the test is "
+        "underpowered: it warns and does not stop the run.",
+        f"What the LoRA knows of its training images stops the run when the lower bound of the AUC exceeds {MAX_AUC:.2f}, from {LEAST_LESIONS} lesions on either side.",
         "Authentic: farther from the nearest training image than that one is from its own neighbour (AuthPct).",
         "`No evidence above the null` is not proof that nothing was memorised: images of patients, and what was learned from them, may stay personal data.",
         *missing,

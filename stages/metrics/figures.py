@@ -103,19 +103,32 @@ def draw_curves(table: pd.DataFrame, x: str, y: str, titles: Mapping[str, str], 
     save(figure, path)
 
 
-def draw_study(tries: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their whole name, as mix.per_class."""
+    return {str(name): setting for name, setting in pd.json_normalize(dict(changes)).iloc[0].to_dict().items()}
+
+
+def draw_study(tries: Sequence[Mapping[str, Any]], start: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
     """Scores on val over each knob: a column a knob, a row a score, a line a regime, bars the 95% intervals.
 
-    `tries` as in study.json (regime, changes, val); those that change several knobs at once stand in the table alone, as do those of a
-    knob of which one setting alone was tried.
+    `tries` as in study.json (regime, changes, val), laid over the `start` of their regime: the try that changes nothing of it is a point of
+    every knob. Those that change several knobs at once stand in the table alone, as do those of a knob of which one setting was tried.
     """
     knobs: dict[str, dict[str, list[tuple[Any, Mapping[str, Any]]]]] = {}
+    plain: dict[str, Mapping[str, Any]] = {}
+    under = {regime: _flat(settings) for regime, settings in start.items()}
     for one in tries:
-        changed = pd.json_normalize(one["changes"]).iloc[0].to_dict()
+        regime = one["regime"]
+        changed = {name: setting for name, setting in _flat(one["changes"]).items() if under[regime][name] != setting}
+        if not changed:
+            plain[regime] = one["val"]
         if len(changed) == 1:
             ((name, setting),) = changed.items()
-            of_knob = knobs.setdefault(str(name).removeprefix(f"train_{one['regime']}."), {})
-            of_knob.setdefault(one["regime"], []).append((setting, one["val"]))
+            knobs.setdefault(name.removeprefix(f"train_{regime}."), {}).setdefault(regime, []).append((setting, one["val"]))
+    for knob, lines in knobs.items():
+        for regime in lines.keys() & plain.keys():
+            own = under[regime]
+            lines[regime].append((own[knob] if knob in own else own[f"train_{regime}.{knob}"], plain[regime]))
     knobs = {knob: lines for knob, lines in knobs.items() if any(len(points) > 1 for points in lines.values())}
     figure, axes = plt.subplots(len(SCORES), len(knobs), figsize=(3.2 * len(knobs) + 1, 5.5), sharey="row", squeeze=False, layout="constrained")
     for column, (knob, lines) in zip(axes.T, knobs.items(), strict=True):
