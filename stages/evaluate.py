@@ -287,7 +287,8 @@ def main() -> None:
         shortcuts=[found["warning"] for found in data["shortcut"].values() if found["fires"]],
         start=infos["real"]["training"]["start_sha256"],
         absent=absent,
-        made="`make reproduce`, with `PRESET=` where a preset holds the settings (stage evaluate). Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
+        made="`make reproduce`, with `PRESET=` where a preset holds the settings (stage evaluate). "
+        "Everything else that was measured, with its n, lies in `detail/`; curves: `dvc plots show`. "
         "`reports/experiments.md` lists the evaluations; whether the synthetic images are copies, `audit.md` says.",
         how=report.candidate_how(infos[own.candidate]["training"]),
     )

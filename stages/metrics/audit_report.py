@@ -229,7 +229,8 @@ def notes(whole: Found) -> list[str]:
         f"A copy lies nearer to a training image, in any turn or mirroring, than {QUANTILE:.0%} of real images that nobody trained on (the null), in the first "
         f"encoder; the filter compares pixels. (The judge was trained from that encoder's weights.) Under {LEAST} candidates or null images the test is "
         "underpowered: it warns and does not stop the run.",
-        f"What the LoRA knows of its training images stops the run when the lower bound of the AUC exceeds {MAX_AUC:.2f}, from {LEAST_LESIONS} lesions on either side.",
+        f"What the LoRA knows of its training images stops the run when the lower bound of the AUC exceeds {MAX_AUC:.2f}, from {LEAST_LESIONS} lesions "
+        "on either side.",
         "Authentic: farther from the nearest training image than that one is from its own neighbour (AuthPct).",
         "`No evidence above the null` is not proof that nothing was memorised: images of patients, and what was learned from them, may stay personal data.",
         *missing,

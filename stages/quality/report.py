@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.dataset.groups import SPLITS
 from stages.quality.confounding import STRONG
+from stages.quality.shortcut import LEAST_AUC
 from stages.runtime.markdown import markdown
 
 LEFT_OUT = "left out"
@@ -21,6 +22,7 @@ PUBLIC_IDS = (
     "For patients' data, set it to a secret and refine again."
 )
 LEAST_PROBES = 3  # shown of each disease, the most telling ones
+FEW = 50  # images of a disease, from which on a shortcut that is not found may be called absent
 LISTED = 10  # labels in the table; the picture has all
 PARTS = {
     "train": "the models learn from it",
@@ -118,9 +120,16 @@ def _shortcuts(facts: Facts) -> list[str]:
     for disease, found in facts["shortcut"].items():
         numbers = ["", "too few", ""] if found["auc"] is None else [found["probe"], interval(found), f"{found['p']:.3f}"]
         rows.append(
-            [facts["titles"][disease], found["against"], *numbers, str(found["n"]), str(found["n_positive"]), "yes" if found["fires"] else "no"]
+            [facts["titles"][disease], found["against"], *numbers, str(found["n"]), str(found["n_positive"]), _warning(found)]
         )
     return [markdown(rows)]
+
+
+def _warning(found: Facts) -> str:
+    if found["fires"]:
+        return "yes"
+    unsure = found["auc"] is None or found["high"] > LEAST_AUC and found["n_positive"] < FEW
+    return "none; so few images cannot rule it out" if unsure else "no"
 
 
 def _attributes(facts: Facts) -> list[str]:
