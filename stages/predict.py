@@ -29,6 +29,7 @@ from stages.classifier.reading import read_files
 from stages.imaging.decode import Refused, Unusable
 from stages.runtime.errors import UserError, run
 from stages.runtime.files import write_text
+from stages.runtime.names import printable
 from stages.runtime.progress import progress
 
 BATCH = 64
@@ -81,9 +82,8 @@ def table_rows(predictor: Predictor, source: Path, files: list[Path]) -> Iterato
         images = [reading for _, reading in batch if not isinstance(reading, Refused)]
         told = iter(answers(predictor, np.stack(images)) if images else [])
         for path, reading in batch:
-            # Names on disk are bytes; those that are not UTF-8 are shown with escapes.
             name = path.name if path == source else path.relative_to(source).as_posix()
-            row = {"file": os.fsencode(name).decode("utf-8", "backslashreplace")}
+            row = {"file": printable(name)}
             answer = reading if isinstance(reading, Refused) else next(told)
             if isinstance(answer, Refused):
                 yield row | {"status": "refused" if isinstance(answer, Unusable) else "error", "reason": str(answer)}

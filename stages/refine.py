@@ -44,6 +44,7 @@ from stages.runtime.errors import UserError, run
 from stages.runtime.files import fresh, write_json, write_text
 from stages.runtime.guarded import Failed, Limits, guarded
 from stages.runtime.ids import keyed
+from stages.runtime.names import printable
 from stages.runtime.params import Refine, read_params
 from stages.runtime.progress import progress_bar
 
@@ -51,11 +52,6 @@ CACHE = Path(".cache/refine")
 SHARD = 20_000  # images a Parquet file
 SMALL_CLUSTER = 10  # images that may always be alike, however few there are in all
 Fingerprints = Callable[[Sequence[int]], tuple[NDArray[np.uint64], Thumbs]]
-
-
-def printable(name: str) -> str:
-    """A file's name as UTF-8 text, whatever its bytes."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def told(failed: Failed) -> str:

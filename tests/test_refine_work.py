@@ -78,6 +78,16 @@ def test_a_file_that_hangs_crashes_or_eats_memory_costs_itself(tmp_path: Path, m
     assert len(read_table(tmp_path / "out")) == 3
 
 
+def test_a_name_that_is_not_utf_8_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw/A").mkdir(parents=True)
+    letter = "A/caf\uf7e9.png"  # a letter for private use, in the name itself
+    for k, name in enumerate((os.fsdecode(b"A/caf\xe9.png"), os.fsdecode(b"A/caf\xe8.png"), letter, os.fsdecode(b"A/no\xff.png"))):
+        (tmp_path / "raw" / name).write_bytes(b"no image" if k == 3 else encoded(blobs(k)))
+    run_refine(monkeypatch, tmp_path, tmp_path / "raw", tmp_path / "out", FOLDERS)
+    assert len(read_table(tmp_path / "out")) == 2
+    assert {file: reason.split()[0] for file, reason in quarantine(tmp_path / "out").items()} == {r"A/no\xff.png": "not", r"A/caf\xe9.png": "the"}
+
+
 def test_a_killed_run_goes_on_with_the_same_bytes_and_no_file_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raw/A").mkdir(parents=True)
     files = [f"A/{k:02d}.png" for k in range(12)]

@@ -19,6 +19,7 @@ from stages.dataset.card import UNLABELLED, Card, Layout
 from stages.dataset.groups import SPLITS
 from stages.imaging.decode import known_as
 from stages.runtime.errors import UserError
+from stages.runtime.names import as_text, on_disk
 
 UNKNOWN = {"", "unknown", "nan", "na", "n/a", "none", "null"}  # how tables say that a value is missing
 HOT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}  # what stands in a one-hot column
@@ -64,7 +65,7 @@ def without_names(reason: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file's name is text; else no table can name it, and Arrow cannot hold it."""
+    """Whether a file's name is text; else no table can name it."""
     try:
         name.encode()
     except UnicodeEncodeError:  # bytes that are not UTF-8 stand in it as lone surrogates
@@ -80,8 +81,11 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
     layout = card.layout
     refused: dict[str, str] = {}
     found: dict[str, dict[str, object]] = {}
-    refused |= dict.fromkeys((file for file in files if not is_utf8(file)), "the file's name is not UTF-8: rename it")
-    files = [file for file in files if file not in refused]
+    odd = [file for file in files if not is_utf8(file)]
+    if layout.kind == "medmnist" or layout.table:
+        refused |= dict.fromkeys(odd, "the file's name is not UTF-8, so no table can name it: rename it")
+    refused |= {file: "the file's name is not UTF-8, and like another's: rename it" for file in odd if as_text(file) in set(files)}
+    files = [as_text(file) for file in files if file not in refused]
     if layout.kind == "medmnist":
         return _read_archives(card, Path(raw), files, refused)
     tables = [_find_table(name, key, files) for key, name in (("table", layout.table), ("metadata", layout.metadata)) if name]
@@ -94,7 +98,9 @@ def read_listing(card: Card, raw: str | Path, files: list[str]) -> Listing:
             refused[file] = reason
         else:
             found[file] = row
-    refused |= {file: f"{reason}; it is {known}" for file, reason in refused.items() if file not in tables and (known := _known_as(Path(raw) / file))}
+    refused |= {
+        file: f"{reason}; it is {known}" for file, reason in refused.items() if file not in tables and (known := _known_as(on_disk(Path(raw), file)))
+    }
     columns = ["file", "label", "group", *card.attributes, *(["split"] if layout.split else []), *layout.extra]
     rows_table = pd.DataFrame([found[f] for f in sorted(found)], columns=columns)
     if "age" in rows_table:

@@ -21,6 +21,7 @@ from stages.imaging import refining
 from stages.imaging.duplicates import Thumbs
 from stages.imaging.refining import THUMB, Refined
 from stages.runtime.errors import UserError
+from stages.runtime.names import on_disk
 
 SAVE_EVERY = 1.0  # seconds of work that an interruption may cost
 AT_ONCE = 1000  # rows of facts held as Python's own values, which take more room than a table's
@@ -98,7 +99,7 @@ class Store:
         have been the machine's fault (`finish`).
         """
         self._db.execute("DELETE FROM files WHERE again")
-        states = {file: _state(raw / file) for file in files}
+        states = {file: _state(on_disk(raw, file)) for file in files}
         held = dict(self._db.execute("SELECT file, state FROM files"))
         self._db.executemany("DELETE FROM files WHERE file = ?", [(file,) for file, state in held.items() if states.get(file) != state])
         self._db.execute("DELETE FROM images WHERE file NOT IN (SELECT file FROM files)")

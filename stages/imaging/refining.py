@@ -17,6 +17,7 @@ from PIL import Image
 
 from stages.imaging.decode import Decoded, Refused, decode_frames, square
 from stages.imaging.watermark import is_marked
+from stages.runtime.names import on_disk
 
 MAX_FILE_BYTES = 500_000_000
 THUMB = 32  # px
@@ -67,14 +68,15 @@ class Refined(NamedTuple):
 def refine_file(raw: Path, size: int, frames: Literal["first", "middle", "all"], file: str) -> Iterator[Refined | str]:
     """Decode, crop and resize the frames of one file. A string is the reason why the file cannot be used; it is then the last item."""
     try:
-        status = os.stat(raw / file)
+        path = on_disk(raw, file)
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             yield "a link to a folder, or no regular file"
             return
         if status.st_size > MAX_FILE_BYTES:
             yield f"file over {MAX_FILE_BYTES:,} bytes"
             return
-        data = (raw / file).read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         yield Unread(f"cannot be read: {error.strerror}")
         return

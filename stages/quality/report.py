@@ -119,16 +119,14 @@ def _shortcuts(facts: Facts) -> list[str]:
     rows = [["disease", "told from", "most telling", "AUC (95%)", "p", "images", "of the disease", "warning"]]
     for disease, found in facts["shortcut"].items():
         numbers = ["", "too few", ""] if found["auc"] is None else [found["probe"], interval(found), f"{found['p']:.3f}"]
-        rows.append(
-            [facts["titles"][disease], found["against"], *numbers, str(found["n"]), str(found["n_positive"]), _warning(found)]
-        )
+        rows.append([facts["titles"][disease], found["against"], *numbers, str(found["n"]), str(found["n_positive"]), _warning(found)])
     return [markdown(rows)]
 
 
 def _warning(found: Facts) -> str:
     if found["fires"]:
         return "yes"
-    unsure = found["auc"] is None or found["high"] > LEAST_AUC and found["n_positive"] < FEW
+    unsure = found["auc"] is None or (found["high"] > LEAST_AUC and found["n_positive"] < FEW)
     return "none; so few images cannot rule it out" if unsure else "no"
 
 
