@@ -149,7 +149,7 @@ def make_warnings(facts: dict[str, Any], card: Card) -> list[str]:
     for name, parts in facts["classes"].items():
         cal = parts.get("cal", {"groups": 0})["groups"]
         missing = [level for least, level in CONFORMAL.items() if cal < least]
-        if missing:
+        if missing and len(facts["classes"]) > 1:  # of one class no model is made
             said.append(
                 f"cal holds {cal} lesion(s) or patient(s) of {titled(card, name)}: too few to promise that the model's sets of possible diagnoses "
                 f"hold the true one in {' or '.join(missing)} of cases"

@@ -81,7 +81,7 @@ KNOWN = {
     b"NDims = ": "a MetaImage volume: export its slices as PNG or DICOM first",
 }
 #: What Pillow says of a file that ends too early.
-CUT_OFF = re.compile(r"truncated|[Bb]uffer overrun|Expected to read|[Nn]ot enough|[Uu]nexpected end|got \d+ bytes|end of file|EOF")
+CUT_OFF = re.compile(r"[Tt]runcated|[Bb]uffer overrun|Expected to read|[Nn]ot enough|[Uu]nexpected end|got \d+ bytes|end of file|EOF")
 #: How the common formats start, to tell a damaged image from what never was one.
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF"}
 
@@ -216,7 +216,7 @@ def _plain_words(data: bytes) -> Iterator[None]:
 
 def _in_words(told: str) -> str:
     """A library's message in one line, without memory addresses and quoted content."""
-    told = " ".join(re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"""", "", told).split())
+    told = " ".join(re.sub(r"""<[^>]*>|0x[0-9a-f]+|b?'[^']*'|b?"[^"]*\"|\(\d+ bytes not processed\)""", "", told).split())
     if told.startswith("decoder error"):  # and a number
         return "its pixels cannot be unpacked"
     return "a text or profile in it unpacks to too much" if "MAX_TEXT_CHUNK" in told or "MAX_TEXT_MEMORY" in told else told
