@@ -221,7 +221,8 @@ def notes(whole: Found) -> list[str]:
     return [
         "KID: distance of the two sets of images in the eyes of an encoder, about 0 when they are alike; the row `real against real` is how far apart real "
         "images are by chance. Its interval comes from random halves.",
-        f"FD needs {FD_IMAGES} images per dimension of the encoder; with fewer it says too few.",
+        f"FD needs {FD_IMAGES} images per dimension of the encoder; with fewer it says too few. In none of these encoders is it the FID of papers, which "
+        "takes the Inception weights of 2015 and tens of thousands of images; compare it with `real against real` alone.",
         f"Precision: share of synthetic images among the real ones; recall and coverage: share of real ones that the synthetic reach; density: how thick "
         f"they lie there ({NEIGHBOURS} neighbours). Recall, density and coverage hang on n: compare with `real against real`.",
         "Diversity: mean distance between two images of a set, over that of real ones; near 0 one image repeats. LPIPS is such a mean too, of perceptual "
