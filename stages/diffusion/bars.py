@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ from stages.runtime.params import Augment
 
 GUIDANCE, STEPS = 4.0, 20
 ATTRIBUTES = {"skin_tone": SKIN_TONES, "site": SITES}
+SAID = {name: corpus.named(name) for name in COMMON}
 
 
-def sample(pipe: Any, prompts: list[str], seed: int = 0, batch: int = 50) -> NDArray[np.uint8]:
+def sample(pipe: Any, prompts: list[str], seed: int = 0, guidance: float = GUIDANCE, batch: int = 50) -> NDArray[np.uint8]:
     """One image (H, W, 3) uint8 per prompt: DPM-Solver++, a generator per image."""
     pipe.set_progress_bar_config(disable=True)
     out = []
     for i in range(0, len(prompts), batch):
         part = prompts[i : i + batch]
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + i + k) for k in range(len(part))]
-        images = pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np").images
+        images = pipe(part, num_inference_steps=STEPS, guidance_scale=guidance, generator=generators, output_type="np").images
         out.append(np.round(images * 255).astype(np.uint8))
     return np.concatenate(out)
 
@@ -89,17 +91,20 @@ def share(right: NDArray[np.bool_]) -> dict[str, float]:
     return {"value": round(float(right.mean()), 3), "low": round(low, 3), "high": round(high, 3), "n": len(right)}
 
 
-def attributes_obeyed(pipe: Any, backbone_dir: Path, size: int, n: int = 300, fresh: int = 1500) -> dict[str, Any]:
+def attributes_obeyed(
+    pipe: Any, backbone_dir: Path, size: int, said: Mapping[str, str] = SAID, guidance: float = GUIDANCE, n: int = 300, fresh: int = 1500
+) -> dict[str, Any]:
     """How often a probe reads from `n` samples the skin tone and the site that their prompts ask for, beside chance and `n` real drawings.
 
-    The probe: logistic regression on what the backbone in `backbone_dir` sees in `fresh` unseen drawings of the common classes, in which
-    tones, sites and classes are balanced. Per attribute: chance, samples and drawings, each {value, low, high, n}. No pixel of a drawing
-    depends on the site, so that of the drawings' sites is at chance, and the samples' can be no better: obedience cannot be seen there.
+    `said`: the classes that are drawn, and how prompts speak of them. The probe: logistic regression on what the backbone in `backbone_dir`
+    sees in `fresh` unseen drawings of these classes, in which tones, sites and classes are balanced. Per attribute: chance, samples and
+    drawings, each {value, low, high, n}. No pixel of a drawing depends on the site, so that of the drawings' sites is at chance, and the
+    samples' can be no better: obedience cannot be seen there.
     """
-    drawn, lesions = corpus.portraits(fresh, size, "bars/attributes/fresh")
-    real, wanted = corpus.portraits(n, size, "bars/attributes/real")
-    prompts = [f"a dermoscopic image of {corpus.named(x.label)} on the {x.site} on {x.skin_tone} skin" for x in wanted]
-    known, true, fake = (backbone.features(backbone_dir, x) for x in (drawn, real, sample(pipe, prompts, seed=1)))
+    drawn, lesions = corpus.portraits(fresh, size, "bars/attributes/fresh", tuple(said))
+    real, wanted = corpus.portraits(n, size, "bars/attributes/real", tuple(said))
+    prompts = [f"a dermoscopic image of {said[x.label]} on the {x.site} on {x.skin_tone} skin" for x in wanted]
+    known, true, fake = (backbone.features(backbone_dir, x) for x in (drawn, real, sample(pipe, prompts, 1, guidance)))
     out: dict[str, Any] = {}
     for name, values in ATTRIBUTES.items():
         asked = np.array([getattr(x, name) for x in wanted])

@@ -102,9 +102,9 @@ def captioned(count: int, size: int, namespace: str = "pretrain/captioned", clas
     return Corpus(np.stack(images), list(texts), np.array(labels), np.array(strengths, np.float32))
 
 
-def _portrait(size: int, namespace: str, index: int) -> tuple[NDArray[np.uint8], Lesion]:
+def _portrait(size: int, namespace: str, classes: tuple[str, ...], index: int) -> tuple[NDArray[np.uint8], Lesion]:
     tone, site = SKIN_TONES[index % len(SKIN_TONES)], SITES[index // len(SKIN_TONES) % len(SITES)]
-    label = COMMON[index // (len(SKIN_TONES) * len(SITES)) % len(COMMON)]
+    label = classes[index // (len(SKIN_TONES) * len(SITES)) % len(classes)]
     rng = rng_for(namespace, index)
     lesion = draw_lesion(label, rng)
     while (lesion.skin_tone, lesion.site) != (tone, site):
@@ -112,13 +112,13 @@ def _portrait(size: int, namespace: str, index: int) -> tuple[NDArray[np.uint8],
     return render(lesion, rng, size).pixels, lesion
 
 
-def portraits(count: int, size: int, namespace: str, processes: int = 2) -> tuple[NDArray[np.uint8], list[Lesion]]:
-    """Images (count, size, size, 3) uint8 of common classes, and their lesions: every skin tone, then site, then class in turn.
+def portraits(count: int, size: int, namespace: str, classes: tuple[str, ...] = COMMON, processes: int = 2) -> tuple[NDArray[np.uint8], list[Lesion]]:
+    """Images (count, size, size, 3) uint8 of `classes`, and their lesions: every skin tone, then site, then class in turn.
 
-    So one tells nothing of another, and chance is one over their number (150 images hold every combination once).
+    So one tells nothing of another, and chance is one over their number (150 images of the common classes hold every combination once).
     """
     with ProcessPoolExecutor(processes) as pool:
-        work = pool.map(partial(_portrait, size, namespace), range(count), chunksize=64)
+        work = pool.map(partial(_portrait, size, namespace, classes), range(count), chunksize=64)
         images, lesions = zip(*progress(work, f"drawings {namespace}", "image", count), strict=True)
     return np.stack(images), list(lesions)
 
