@@ -26,6 +26,7 @@ from stages.runtime.files import write_text
 from stages.runtime.markdown import markdown
 from stages.runtime.params import Params, read_params
 from tests.bench.labels import label_rows
+from tests.bench.obeyed import adapter_rows, obeyed_rows
 from tests.bench.odd import odd_rows
 from tests.bench.page import page_rows
 from tests.bench.refining import many_rows, refine_rows
@@ -96,17 +97,7 @@ def base_bars(params: Params) -> list[Row]:
             [f"samples named as requested, {name} (real drawings: {real:.0%})", f"{named:.0%}", "bar: 80%", f"{named / 0.8:.2f}", "1 or more"]
         )
     kid, floor = gen["kid"]["value"], gen["kid_floor"]["value"]
-    for name, found in bars.attributes_obeyed(pipe, Path("models/base/backbone"), p.size).items():
-        seen, real = found["samples"], found["drawings"]
-        rows.append(
-            [
-                f"{name.replace('_', ' ')} of samples read as requested (real drawings: {real['value']:.0%}, {real['low']:.0%} to {real['high']:.0%})",
-                f"{seen['value']:.0%} ({seen['low']:.0%} to {seen['high']:.0%}, n = {seen['n']})",
-                f"chance: {found['chance']:.0%}",
-                f"{seen['value'] / found['chance']:.2f}",
-                "over 1, where real drawings are",
-            ]
-        )
+    rows += obeyed_rows(bars.attributes_obeyed(pipe, Path("models/base/backbone"), p.size))
     ratio = f"{kid / floor:.1f}" if floor > 0 else "none: the floor is not over zero"
     rows.append(["KID of samples to unseen drawings", f"{kid:.4f}", f"drawings to drawings: {floor:.4f}", ratio, "reported"])
     return rows
@@ -139,6 +130,7 @@ SECTIONS: dict[str, Callable[[Params], list[Row]]] = {
     "Shortcuts": lambda _: shortcut_rows(),
     "The list of doubtful labels": lambda params: label_rows(Path("data/refined/phantom"), Path("data/splits/phantom.csv"), params),
     "models/base": base_bars,
+    "Attributes asked of the LoRAs": lambda params: adapter_rows(params, Path("models/phantom/lora")),
 }
 
 
