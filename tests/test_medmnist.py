@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stages.dataset.card import Card, read_card
-from stages.dataset.medmnist import read_images, read_rows
+from stages.dataset.medmnist import read_images, read_rows, refine_archive
 from stages.dataset.raw import list_files, read_listing
 from stages.runtime.errors import UserError
 
@@ -50,7 +50,8 @@ def test_images_and_rows_come_in_one_order(tmp_path: Path, shape: tuple[int, ...
     path = saved(tmp_path / "breastmnist.npz", held, compressed)
     rows, pictures = read_rows(path), np.stack(list(read_images(path)))
     whole = np.concatenate([held[f"{split}_images"] for split in COUNTS])
-    assert np.array_equal(pictures, whole if len(shape) == 3 else np.repeat(whole[..., None], 3, axis=3))
+    assert np.array_equal(pictures, whole)
+    assert {getattr(x, "mode", x) for x in refine_archive(tmp_path, 8, path.name)} == {"RGB" if len(shape) == 3 else "L"}
     assert rows["frame"].tolist() == list(range(10)) and rows["official_split"].tolist() == ["train"] * 5 + ["val"] * 2 + ["test"] * 3
     assert rows["label"].tolist() == [str(v) for split in COUNTS for v in held[f"{split}_labels"][:, 0]]
 
@@ -156,5 +157,5 @@ def test_the_real_archives_are_read_whole(name: str, counts: list[int]) -> None:
     with np.load(SHARED / f"{name}.npz") as archive:
         whole = np.concatenate([archive[f"{split}_images"] for split in COUNTS])
     for k, picture in enumerate(read_images(SHARED / f"{name}.npz")):
-        assert np.array_equal(picture, np.repeat(whole[k][..., None], 3, axis=2))
+        assert np.array_equal(picture, whole[k])
     assert k + 1 == len(listing.rows) == sum(counts)

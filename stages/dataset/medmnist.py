@@ -56,7 +56,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
 
 
 def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
-    """The images in the order of `read_rows`, each (H, W, 3) uint8, 0 to 255, grey repeated; one in memory at a time.
+    """The images in the order of `read_rows`, each (H, W) or (H, W, 3) uint8, 0 to 255; one in memory at a time.
 
     Raises `UserError` where the archive breaks off.
     """
@@ -68,8 +68,7 @@ def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
                     image = np.frombuffer(stream.read(size), np.uint8)
                     if len(image) < size:
                         raise UserError(f"{Path(path).name}: {split}_images breaks off; download the archive again")
-                    image = image.reshape(shape[1:])
-                    yield image.copy() if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+                    yield image.reshape(shape[1:])
 
 
 def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
@@ -78,7 +77,8 @@ def refine_archive(raw: Path, size: int, file: str) -> Iterator[Refined | str]:
         sha256, length = hash_file(raw / file), (raw / file).stat().st_size
         frames = len(read_rows(raw / file))
         for frame, pixels in enumerate(read_images(raw / file)):
-            yield refined(Decoded(Image.fromarray(pixels), "RGB", "NPZ", frame, frames), size, sha256, length)
+            picture = Image.fromarray(pixels)
+            yield refined(Decoded(picture.convert("RGB"), picture.mode, "NPZ", frame, frames), size, sha256, length)
     except UserError as error:
         yield Unread(error)  # the copy may be broken: whoever puts a whole one in its place finds it tried again
 
