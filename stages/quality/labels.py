@@ -1,9 +1,10 @@
-"""Where labels and a model disagree: a list for a person to review, by confident learning (Northcutt et al., JAIR 2021, 70:1373)."""
+"""Where labels and a model disagree: a list for a person to review, by confident learning (cleanlab; Northcutt et al., JAIR 2021, 70:1373)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from cleanlab.filter import find_label_issues
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -30,23 +31,9 @@ def probabilities(features: Floats, codes: NDArray[np.int64], groups: NDArray[np
     return np.asarray(cross_val_predict(model, parts, codes, groups=groups, cv=folds, method="predict_proba"))
 
 
-def disagreements(p: Floats, codes: NDArray[np.int64]) -> pd.DataFrame:
-    """The images that are counted off the diagonal of the confident joint, worst first: row, suggested (class code), own, other (probabilities).
-
-    A class's threshold is the mean probability of it among the images labelled so, which allows for classes of different size. An image
-    counts where another class reaches its threshold; of several the most probable one. Ranked by self-confidence, the probability of its
-    own label.
-    """
-    thresholds = np.array([p[codes == c, c].mean() for c in range(p.shape[1])])
-    confident = np.where(p >= thresholds, p, -1.0)
-    suggested, rows = confident.argmax(1), np.arange(len(p))
-    off = (confident.max(1) >= 0) & (suggested != codes)
-    found = pd.DataFrame({"row": rows, "suggested": suggested, "own": p[rows, codes], "other": p[rows, suggested]})[off]
-    return found.sort_values(["own", "row"], ignore_index=True)
-
-
 def review(table: pd.DataFrame, features: Floats, top: int) -> pd.DataFrame:
-    """The `top` training images whose label a simple model doubts most: id, label, suggested, probability (of the suggested class), row.
+    """The `top` training images whose label a simple model doubts most: id, label, suggested (the most probable other
+    class), probability (of that one), row.
 
     `features` (N, D) say what is in each picture; `row` counts in `table`. Empty where
     fewer than two classes have ten groups; groups of several labels are left out.
@@ -59,14 +46,15 @@ def review(table: pd.DataFrame, features: Floats, top: int) -> pd.DataFrame:
     if len(names) < 2:
         return pd.DataFrame({"id": [], "label": [], "suggested": [], "probability": [], "row": []})
     p = probabilities(features[kept], codes, part["group"].to_numpy(object))
-    found = disagreements(p, codes).head(top)
-    rows = found["row"].to_numpy(int)
+    # Off the diagonal of the confident joint, ranked by the probability of the own label.
+    rows = find_label_issues(codes, p, return_indices_ranked_by="self_confidence", filter_by="confident_learning", n_jobs=1)[:top]
+    others = np.where(np.arange(p.shape[1]) == codes[:, None], -1.0, p)[rows]
     return pd.DataFrame(
         {
             "id": part["id"].to_numpy()[rows],
             "label": part["label"].to_numpy()[rows],
-            "suggested": np.asarray(names)[found["suggested"].to_numpy(int)],
-            "probability": found["other"].round(3),
+            "suggested": np.asarray(names)[others.argmax(1)],
+            "probability": others.max(1).round(3),
             "row": kept[rows],
         }
     )
