@@ -155,8 +155,8 @@ COVERED = {
     "dvc metrics diff real combined": "tests/test_smoke.py",
     "dvc plots show": "tests/test_smoke.py",
     'dvc exp run --queue -S "mix.per_class=5,10,20,40" -S "train.seeds=[1,2,3]" train_combined': "tests/test_graph.py",
-    'dvc exp run --queue -S "train_combined.real_weight=2.0,4.0" -S "train.seeds=[1,2,3]" train_combined': "tests/test_graph.py",
-    'dvc exp run --queue -S "mix.select=easy,hard" -S "train.seeds=[1,2,3]" train_combined': "tests/test_graph.py",
+    'dvc exp run --queue -S "train_combined.real_weight=0.5,2.0,4.0" -S "train.seeds=[1,2,3]" train_combined': "tests/test_graph.py",
+    'dvc exp run --queue -S "mix.select=random,hard" -S "train.seeds=[1,2,3]" train_combined': "tests/test_graph.py",
     "make test": "tests/test_commands.py",
 }
 MARKED = re.compile(r"# .*(needs|minutes)")

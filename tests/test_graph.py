@@ -72,7 +72,7 @@ def test_the_queue_of_the_readme_takes_every_setting_of_the_study(tmp_path: Path
     lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("dvc exp run --queue ")]
     for line in lines:
         dvc(folder, *shlex.split(line)[1:])
-    assert len(lines) == 3 and dvc(folder, "queue", "status").count("Queued") == 4 + 2 + 2
+    assert len(lines) == 3 and dvc(folder, "queue", "status").count("Queued") == 4 + 3 + 2
 
 
 def test_every_stage_says_what_it_does_and_has_its_script_and_its_parameters() -> None:
